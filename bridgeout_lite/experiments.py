@@ -1,0 +1,195 @@
+"""From an experiment to a record: build, attach, train, measure. Sweeps skip what is already recorded."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .data import Images, load_images
+from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
+from .models import build_model
+from .noise import FORMS, GRADIENTS, check_choice, check_exponent, check_probability
+from .records import Record, Store, fingerprint, provenance, rounded
+from .sparsity import capture_activations, record_activations
+from .training import Recipe, evaluate, fit, pick_device
+
+METHODS = ("none", "sparseout", "bridgeout")
+
+# log10 of an activation over its layer's root mean square; the bins of the recorded histograms
+HISTOGRAM_EDGES = tuple(round(-3.0 + 0.1 * k, 1) for k in range(46))
+
+# Images whose activations are measured: the first of the validation split.
+MEASURED_IMAGES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One run, fully described.
+
+    Attributes:
+        dataset, train, valid: as for :func:`bridgeout_lite.load_images` (the split itself is always that of seed 0).
+        model, width: as for :func:`bridgeout_lite.build_model`.
+        method: "none", "sparseout" (behind every nonlinearity) or "bridgeout" (on every 3x3 convolution).
+        p, q, form, gradient: of the noise. form None is the method's default.
+        recipe: of the training. seed: of the initial weights, the order of the images and the noise.
+    """
+
+    dataset: str = "cifar10"
+    model: str = "smallcnn"
+    method: str = "sparseout"
+    p: float = 0.1
+    q: float = 2.0
+    form: str | None = None
+    gradient: str = "exact"
+    width: float = 1.0
+    train: int | None = None
+    valid: int = 5000
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice(self.method, METHODS, "method")
+        check_choice(self.gradient, GRADIENTS, "gradient")
+        if self.form is not None:
+            check_choice(self.form, FORMS, "form")
+        check_probability(self.p)
+        check_exponent(self.q)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The experiment as JSON values: what a record is found by."""
+        spec = dataclasses.asdict(self)
+        spec["recipe"]["milestones"] = list(self.recipe.milestones)
+        return spec
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Attach the method to a model."""
+        if self.method == "sparseout":
+            return attach_sparseout(model, self.p, self.q, form=self.form or "odd", gradient=self.gradient)
+        if self.method == "bridgeout":
+            return attach_bridgeout(model, self.p, self.q, form=self.form or "even", gradient=self.gradient)
+        return model
+
+
+def run(
+    experiment: Experiment,
+    images: Images | None = None,
+    *,
+    device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Record:
+    """Train one experiment and measure it. The test split is read once, after training.
+
+    Args:
+        experiment: what to run. images: already loaded data of that name; None loads it.
+        device, checkpoint, progress: as for :func:`bridgeout_lite.fit`.
+
+    Returns:
+        A :class:`~bridgeout_lite.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
+        test_loss (nats), history (a column a list), and per layer: hoyer, gini, zero_fraction, rms over a batch of
+        validation images, the same per image, noise_to_signal and a histogram.
+    """
+    where = pick_device(device)
+    if images is None:
+        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
+    images = images.to(where)
+    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(experiment.seed)
+        model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes)
+    experiment.attach(model)
+    history = fit(
+        model, images, experiment.recipe, seed=experiment.seed, device=where, checkpoint=checkpoint, progress=progress
+    )
+    detach_bridgeout(detach_sparseout(model))
+    frame = history.frame
+    valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=history.precision)
+    test_loss, test_accuracy = evaluate(model, images, "test", precision=history.precision)
+    metrics = {
+        "valid_loss": valid_loss,
+        "valid_accuracy": valid_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "layers": measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), experiment.q),
+        "history": {k: frame[k].tolist() for k in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")},
+    }
+    origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
+    return Record(experiment.spec, rounded(metrics), rounded(origin))
+
+
+def measure_activations(model: nn.Module, inputs: Tensor, q: float) -> dict[str, dict[str, Any]]:
+    r"""Per layer: the measures of :func:`bridgeout_lite.sparsity.record_activations` over the whole batch and, under
+    ``per_sample``, image by image; ``noise_ratio``, the mean of :math:`|x|^q` over the mean of :math:`x^2` (times
+    p/(1-p): noise power over signal power); ``histogram``, the share of all activations in each bin of
+    ``HISTOGRAM_EDGES``."""
+    layers: dict[str, dict[str, Any]] = dict(record_activations(model, inputs))
+    per_sample = record_activations(model, inputs, per_sample=True)
+    edges = torch.tensor(HISTOGRAM_EDGES)
+    for name, out in capture_activations(model, inputs).items():
+        size = out.float().abs().flatten()
+        on = size[size > 0]
+        logs = (on / max(layers[name]["rms"], 1e-30)).log10().clamp(edges[0], edges[-1] - 1e-6).cpu()
+        counts = torch.histogram(logs, edges).hist
+        layers[name]["per_sample"] = per_sample[name]
+        layers[name]["noise_ratio"] = (on.pow(q).sum() / size.square().sum().clamp_min(1e-30)).item()
+        layers[name]["histogram"] = rounded((counts / size.numel()).tolist(), 3)
+    return layers
+
+
+def sweep(
+    experiments: Iterable[Experiment],
+    store: Store | str | Path,
+    *,
+    backend: str = "local",
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> list[Record]:
+    """Run what is not recorded yet, append it to ``store``, and return the records of all ``experiments`` in order.
+
+    Each run keeps a checkpoint beside the store until it is recorded, so a killed sweep loses at most one epoch.
+
+    Raises:
+        ValueError: an unknown backend; so far there is "local", one run after another in this process.
+    """
+    check_choice(backend, ("local",), "backend")
+    store = store if isinstance(store, Store) else Store(store)
+    experiments = list(experiments)
+    known = store.keys()
+    todo = [e for e in experiments if fingerprint(e.spec) not in known]
+    loaded: dict[Any, Images] = {}
+    for experiment in tqdm(todo, disable=not progress, unit="run", leave=False):
+        wanted = (experiment.dataset, experiment.train, experiment.valid)
+        if wanted not in loaded:
+            loaded = {wanted: load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)}
+        checkpoint = store.path.parent / ".checkpoints" / f"{fingerprint(experiment.spec)}.pt"
+        store.append(run(experiment, loaded[wanted], device=device, checkpoint=checkpoint, progress=progress))
+        checkpoint.unlink(missing_ok=True)
+    return [record for e in experiments if (record := store.find(e.spec)) is not None]
+
+
+def activation_grid(dataset: str = "cifar10") -> list[Experiment]:
+    """Chapter 4's grid: the small CNN on all training images, Sparseout behind every nonlinearity."""
+    recipe = Recipe(epochs=6)
+    grid = [("none", 0.0, 2.0)]
+    grid += [("sparseout", p, q) for p, q in itertools.product((0.05, 0.1, 0.2), (1.0, 1.5, 2.0, 2.5, 3.0))]
+    return [
+        Experiment(dataset=dataset, method=method, p=p, q=q, recipe=recipe, seed=seed)
+        for seed in range(3)
+        for method, p, q in grid
+    ]
+
+
+def smoke() -> list[Experiment]:
+    """Three tiny runs on the embedded digits: does the machinery work?"""
+    recipe = Recipe(epochs=2, batch_size=64)
+    return [Experiment("digits", p=0.2, q=q, width=0.5, recipe=recipe) for q in (1.0, 2.0, 3.0)]
+
+
+SWEEPS: dict[str, Callable[[], list[Experiment]]] = {"activation-grid": activation_grid, "smoke": smoke}

@@ -1,0 +1,327 @@
+r"""The one primitive of the book: zero-mean noise whose variance is :math:`|x|^q\,p/(1-p)`.
+
+With a drop probability :math:`p` and :math:`r \sim \mathrm{Bernoulli}(1-p)`, let
+
+.. math:: \xi = \frac{r}{1-p} - 1, \qquad E[\xi] = 0, \qquad \mathrm{Var}[\xi] = \frac{p}{1-p}.
+
+Every element gets its own :math:`\xi` and moves by :math:`|x|^{q/2}\xi`:
+
+* form ``"odd"``:  :math:`\tilde x = x + \mathrm{sign}(x)\,|x|^{q/2}\,\xi` (at q = 2 this is inverted dropout),
+* form ``"even"``: :math:`\tilde x = x + |x|^{q/2}\,\xi` (the two agree for :math:`x \ge 0`).
+
+On activations this is Sparseout, on weights Bridgeout; :func:`sparseout` and :func:`bridgeout` are the same
+function with other defaults. Zeros stay zero for every q (:math:`0^0 := 0`, as in the count that the L_0 "norm" is).
+
+Sources: Khan and Stavness 2019, arXiv:1904.08050 (Sparseout); Khan, Shah and Stavness 2018, arXiv:1804.08042
+(Bridgeout).
+"""
+
+import math
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FORMS = ("odd", "even")
+GRADIENTS = ("exact", "constant")
+
+# Below this magnitude the slope |x|^(q/2-1), infinite at zero when q < 2, is held at its value here. The forward
+# value is never altered. 1e-6 keeps the slope within float16 for every q at p = 0.5.
+SLOPE_FLOOR = 1e-6
+
+# Elements worked on at a time on a CPU: the temporaries then live in cache instead of in freshly mapped memory,
+# which is worth more than a factor of two (benchmarks/noise.py).
+_BLOCK = 1 << 17
+
+
+class DtypeError(TypeError, ValueError):
+    """A tensor of a type that cannot carry noise. Both a TypeError (what Python calls it) and a ValueError
+    (what every other bad argument of this package raises)."""
+
+
+def check_probability(p: Any, name: str = "p") -> float:
+    """Return ``p`` as a float, or raise ValueError unless it is a number with 0 <= p < 1."""
+    value = _as_number(p)
+    if value is None or not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be a number with 0 <= {name} < 1 (the probability to drop), got {p!r}")
+    return value
+
+
+def check_exponent(q: Any, name: str = "q") -> float:
+    """Return ``q`` as a float, or raise ValueError unless it is a finite number >= 0."""
+    value = _as_number(q)
+    if value is None or not math.isfinite(value) or value < 0.0:
+        raise ValueError(f"{name} must be a finite number >= 0 (the exponent of the L_q penalty), got {q!r}")
+    return value
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return float(value)
+
+
+def check_choice(value: Any, allowed: tuple[str, ...], name: str) -> str:
+    """Return ``value`` if it is one of ``allowed``, else raise a ValueError that lists them."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return str(value)
+
+
+def check_noise(p: Any, q: Any, form: Any, gradient: Any) -> tuple[float, float]:
+    """Check the four knobs of the noise at once; returns ``(p, q)`` as floats."""
+    check_choice(form, FORMS, "form")
+    check_choice(gradient, GRADIENTS, "gradient")
+    return check_probability(p), check_exponent(q)
+
+
+def sparseout(
+    x: Tensor,
+    p: float = 0.5,
+    q: float = 2.0,
+    training: bool = True,
+    *,
+    form: str = "odd",
+    gradient: str = "exact",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Perturb activations by zero-mean noise of variance :math:`|x|^q\,p/(1-p)`, each element on its own.
+
+    For a generalised linear model this adds, in expectation and to second order, an L_q penalty on the features:
+    :math:`\tfrac12\tfrac{p}{1-p}\sum_i A''(x_i\beta)\sum_j \beta_j^2|x_{ij}|^q`. Dropout is q = 2; q < 2 hits small
+    activations hardest and makes them sparser, q > 2 makes them denser.
+
+    Args:
+        x: floating-point tensor of any shape and memory layout.
+        p: drop probability, 0 <= p < 1.
+        q: exponent of the penalty, finite and >= 0.
+        training: when false (or p = 0) ``x`` itself is returned.
+        form: ``"odd"`` keeps the noise symmetric, as released; ``"even"`` is the variant of the Bridgeout code.
+        gradient: ``"exact"`` differentiates through :math:`|x|^{q/2}`; ``"constant"`` treats the factor
+            :math:`|x|^{q/2-1}\xi` as a constant, as the released backward does, which makes the pull of the penalty
+            2/q times stronger.
+        generator: source of the random draws, on the device of ``x``; None is torch's global one.
+
+    Returns:
+        A tensor of the shape, dtype, device and memory layout of ``x``. Half-precision input is worked on in float32.
+
+    Raises:
+        ValueError: p, q, form or gradient outside what is allowed.
+        DtypeError: ``x`` is not a floating-point tensor.
+
+    Example:
+        >>> x = torch.tensor([0.0, 0.25, 4.0])
+        >>> y = sparseout(x, p=0.5, q=1.0, generator=torch.Generator().manual_seed(0))
+        >>> sorted(set((y - x).abs().tolist()))     # the noise is sqrt(x) times +1 or -1
+        [0.0, 0.5, 2.0]
+    """
+    p, q = check_noise(p, q, form, gradient)
+    _check_tensor(x, "x")
+    if not training or p == 0.0:
+        return x
+    return _perturb(x, p, q, form, gradient, None, generator)
+
+
+def bridgeout(
+    w: Tensor,
+    p: float = 0.5,
+    q: float = 2.0,
+    training: bool = True,
+    *,
+    form: str = "even",
+    gradient: str = "exact",
+    target_fraction: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Perturb weights by zero-mean noise of variance :math:`|w|^q\,p/(1-p)`.
+
+    One call draws one mask, so calling it once per mini-batch is Batch Bridgeout. For a generalised linear model the
+    expected penalty is a bridge penalty, :math:`\tfrac12\tfrac{p}{1-p}\sum_j |w_j|^q\sum_i A''(x_iw)\,x_{ij}^2`.
+
+    Args:
+        w: floating-point weight tensor.
+        p, q, training, form, gradient, generator: as in :func:`sparseout`; the default form is ``"even"``, as released.
+        target_fraction: share of the weights that is perturbed, 0 <= target_fraction <= 1: the smallest ones. For a
+            convolution (O, I, kh, kw) the 2-D kernels of each filter are ranked by L2 norm and the
+            ``int(I * target_fraction)`` smallest are perturbed; a matrix (O, I) is ranked by magnitude in each row; a
+            vector as a whole.
+
+    Returns:
+        A tensor like ``w``; ``w`` itself when not training, p = 0 or nothing is targeted.
+
+    Raises:
+        ValueError, DtypeError: as in :func:`sparseout`, and for a target_fraction outside [0, 1].
+    """
+    p, q = check_noise(p, q, form, gradient)
+    _check_tensor(w, "w")
+    fraction = _as_number(target_fraction)
+    if fraction is None or not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"target_fraction must be a number with 0 <= target_fraction <= 1, got {target_fraction!r}")
+    if not training or p == 0.0 or fraction == 0.0:
+        return w
+    target = None if fraction == 1.0 else smallest(w, fraction)
+    return _perturb(w, p, q, form, gradient, target, generator)
+
+
+def smallest(w: Tensor, fraction: float) -> Tensor:
+    """Boolean mask of ``w``'s shape, true on the smallest ``fraction`` of each filter's kernels; see :func:`bridgeout`."""
+    with torch.no_grad():
+        size = w.abs()
+        if w.dim() > 2:
+            size = size.flatten(2).norm(dim=2)  # one L2 norm per 2-D kernel
+        rows = size.reshape(1, -1) if w.dim() < 2 else size
+        count = int(rows.shape[1] * fraction)
+        mask = torch.zeros_like(rows, dtype=torch.bool)
+        mask.scatter_(1, rows.topk(count, dim=1, largest=False).indices, True)
+        return mask.reshape(size.shape + (1,) * (w.dim() - size.dim())).expand_as(w)
+
+
+def keep_mask(like: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draw r ~ Bernoulli(1-p) for each element of ``like``: a flat uint8 tensor of ones (keep) and zeros (drop).
+
+    torch's CPU bernoulli draws serially, and dropout spends most of its time there. Here one draw of 64 random bits
+    serves four elements with 16 bits each: keep where the 16 bits, read as an integer, fall below
+    t = (1-p) 2^16. When t is not whole, the one-in-65536 elements that fall exactly on floor(t) are settled by a
+    further draw with the fractional part as its probability, so P(keep) is 1-p to float precision for every p and
+    the scale 1/(1-p) leaves no bias.
+    """
+    count, device = like.numel(), like.device
+    if device.type != "cpu":
+        uniform = torch.rand(count, device=device, generator=generator)
+        return (uniform >= p).view(torch.uint8)
+    # random_() alone would leave the top bit of an int64 at zero
+    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    bits = words.view(torch.int16)[:count]
+    whole, rest = divmod((1.0 - p) * 65536.0, 1.0)
+    threshold = int(whole) - 32768  # int16 runs from -32768
+    if threshold > 32767:  # p below 2^-53: 1 - p rounds to 1
+        return torch.ones(count, dtype=torch.uint8)
+    keep = bits < threshold
+    if rest:
+        ties = (bits == threshold).nonzero().squeeze(1)
+        keep[ties] = torch.rand(ties.numel(), generator=generator) < rest
+    return keep.view(torch.uint8)
+
+
+def _check_tensor(x: Any, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise DtypeError(
+            f"{name} must be a floating-point tensor, got {x.dtype}; convert it first, e.g. {name}.float()"
+        )
+
+
+def _perturb(
+    x: Tensor, p: float, q: float, form: str, gradient: str, target: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    if x.numel() == 0:
+        return x.clone()
+    if not (x.is_contiguous() or _is_channels_last(x)):
+        x = x.contiguous()
+    # the mask lies in memory as x does, so both can be walked as flat arrays
+    keep = keep_mask(x, p, generator)
+    out: Tensor = _Perturb.apply(x, keep, None if target is None else _flat(target, x), p, q, form, gradient)
+    return out
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)) or (
+        x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+    )
+
+
+def _flat(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` as a one-dimensional tensor in the element order that ``like`` has in memory."""
+    if x.stride() != like.stride():
+        x = torch.empty_like(like, dtype=x.dtype).copy_(x)
+    return x.as_strided((x.numel(),), (1,))
+
+
+class _Perturb(torch.autograd.Function):
+    r"""out = x + s(x) |x|^(q/2) xi, with s = sign for "odd" and 1 for "even".
+
+    Both passes are written with m = |x|^(q/2-1): the value is x (1 + m xi) or x + |x| m xi, and its derivative is
+    1 + c m xi (times sign(x) for "even"), where c = q/2 is exact and c = 1 treats m xi as a constant. Saved for the
+    backward pass: x, which a preceding ReLU keeps anyway, and one byte a mask element.
+    """
+
+    @staticmethod
+    def forward(ctx, x, keep, target, p, q, form, gradient):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, keep, target)
+        ctx.knobs = (p, q, form, q / 2.0 if gradient == "exact" else 1.0)
+        out = torch.empty_like(x)
+        floor = torch.finfo(_working_dtype(x)).tiny  # only keeps 0 * |0|^(q/2-1) at 0
+        for x_, keep_, target_, out_ in _blocks(x, keep, target, out):
+            if q == 2.0 and form == "odd":  # dropout, to the bit
+                out_.copy_(torch.mul(x_, _factor(keep_, target_, p, x_.dtype)))
+                continue
+            noise = _xi(keep_, target_, p, x_.dtype)
+            if q != 2.0:
+                noise.mul_(_power(x_.abs().clamp_min_(floor), q / 2.0 - 1.0))
+            torch.addcmul(x_, x_ if form == "odd" else x_.abs(), noise, out=noise)
+            out_.copy_(noise)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, keep, target = ctx.saved_tensors
+        p, q, form, c = ctx.knobs
+        grad = _flat(grad, x).as_strided(x.size(), x.stride())
+        out = torch.empty_like(x)
+        for x_, keep_, target_, grad_, out_ in _blocks(x, keep, target, grad, out):
+            if q == 2.0 and form == "odd":
+                out_.copy_(torch.mul(grad_, _factor(keep_, target_, p, x_.dtype)))
+                continue
+            slope = _xi(keep_, target_, p, x_.dtype).mul_(c)
+            if q < 2.0:
+                size = x_.abs()
+                slope.mul_(_power(size.clamp_min(SLOPE_FLOOR), q / 2.0 - 1.0))
+                if form == "odd":
+                    slope.mul_(size.sgn_())  # zeros stay zeros whatever xi is: their slope is 1
+            elif q > 2.0:
+                slope.mul_(_power(x_.abs(), q / 2.0 - 1.0))
+            if form == "even":
+                slope.mul_(x_.sgn())
+            torch.addcmul(grad_, grad_, slope, out=slope)
+            out_.copy_(slope)
+        return out, None, None, None, None, None, None
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _blocks(x: Tensor, keep: Tensor, target: Tensor | None, *others: Tensor):  # type: ignore[no-untyped-def]
+    """Walk flat pieces of all tensors in step; x and a gradient come in working precision, the last one as it is."""
+    size = _BLOCK if x.device.type == "cpu" else x.numel()
+    dtype = _working_dtype(x)
+    flats = [_flat(t, x).split(size) for t in (x, *others)]
+    targets = [None] * len(flats[0]) if target is None else target.split(size)
+    for x_, keep_, target_, *rest in zip(flats[0], keep.split(size), targets, *flats[1:], strict=True):
+        yield x_.to(dtype), keep_, target_, *(t.to(dtype) for t in rest[:-1]), rest[-1]
+
+
+def _xi(keep: Tensor, target: Tensor | None, p: float, dtype: torch.dtype) -> Tensor:
+    xi = keep.to(dtype).mul_(1.0 / (1.0 - p)).sub_(1.0)
+    return xi if target is None else xi.mul_(target)
+
+
+def _factor(keep: Tensor, target: Tensor | None, p: float, dtype: torch.dtype) -> Tensor:
+    """1 + xi, rounded as torch's dropout rounds r / (1-p)."""
+    factor = keep.to(dtype).div_(1.0 - p)
+    return factor if target is None else factor.where(target, 1.0)
+
+
+def _power(size: Tensor, exponent: float) -> Tensor:
+    """size ** exponent, in place; rsqrt is several times faster than pow or sqrt on a CPU."""
+    if exponent == -0.5:
+        return size.rsqrt_()
+    if exponent == 0.5:
+        return size.mul_(size.clamp_min(torch.finfo(size.dtype).tiny).rsqrt_())
+    return size.pow_(exponent)

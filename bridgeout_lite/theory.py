@@ -1,0 +1,304 @@
+r"""The penalties that the noise induces in generalised linear models: closed form, exact, and by Monte Carlo.
+
+A GLM with natural parameter :math:`\eta_i = x_i\cdot\beta` and log-partition function A has the loss
+:math:`\ell_i = -y_i\eta_i + A(\eta_i)`. Noise with mean zero leaves the linear term alone in expectation, so what it
+adds does not depend on the labels:
+
+.. math:: R_i = E[A(\tilde\eta_i)] - A(\eta_i) \approx \tfrac12 A''(\eta_i)\,\mathrm{Var}[\tilde\eta_i],
+    \qquad \mathrm{Var}[\tilde\eta_i] = \frac{p}{1-p}\begin{cases}
+    \sum_j \beta_j^2|x_{ij}|^q & \text{noise on features (Sparseout)}\\
+    \sum_j x_{ij}^2|\beta_j|^q & \text{noise on weights (Bridgeout).}\end{cases}
+
+Sources: Wager, Wang and Liang 2013, arXiv:1307.1493 (dropout); the same route leads to Sparseout,
+arXiv:1904.08050, and Bridgeout, arXiv:1804.08042.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .noise import bridgeout, check_choice, check_exponent, check_probability, sparseout
+
+FAMILIES = ("gaussian", "bernoulli", "poisson", "softmax")
+PLACES = ("features", "weights")
+
+
+def log_partition(eta: Tensor, family: str) -> Tensor:
+    r"""A(eta): eta^2/2 (gaussian), log(1 + e^eta) (bernoulli), e^eta (poisson); for "softmax" the last dimension of
+    ``eta`` holds the classes and A is their logsumexp.
+
+    Raises:
+        ValueError: an unknown family.
+    """
+    check_choice(family, FAMILIES, "family")
+    if family == "gaussian":
+        return eta.square() / 2
+    if family == "bernoulli":
+        return F.softplus(eta)
+    return eta.exp() if family == "poisson" else eta.logsumexp(-1)
+
+
+def curvature(eta: Tensor, family: str) -> Tensor:
+    r"""A''(eta): 1, s(1-s) with s the logistic function, or e^eta; for "softmax" the diagonal of the Hessian,
+    :math:`\pi_c(1-\pi_c)`, one entry a class."""
+    check_choice(family, FAMILIES, "family")
+    if family == "gaussian":
+        return torch.ones_like(eta)
+    if family == "poisson":
+        return eta.exp()
+    mean = eta.sigmoid() if family == "bernoulli" else eta.softmax(-1)
+    return mean * (1 - mean)
+
+
+def lq_penalty(
+    features: Tensor, weights: Tensor, p: float, q: float, family: str = "gaussian", noise_on: str = "features"
+) -> Tensor:
+    r"""The penalty to second order, averaged over the rows of ``features``; exact for the gaussian family.
+
+    .. math:: \frac12\,\frac{p}{1-p}\,\frac1n\sum_i A''(\eta_i)\sum_j \beta_j^2|x_{ij}|^q
+        \quad\text{or}\quad \dots\sum_j x_{ij}^2|\beta_j|^q.
+
+    For "softmax" (weights B of shape (d, C)), with :math:`\pi_i` the class probabilities, noise on a feature moves all
+    classes together, :math:`\sum_j |x_{ij}|^q\,\mathrm{Var}_{c\sim\pi_i}(B_{jc})`; noise on the weights moves each
+    class alone, :math:`\sum_c \pi_{ic}(1-\pi_{ic})\sum_j x_{ij}^2|B_{jc}|^q`.
+
+    Args:
+        features: (n, d). weights: (d,), or (d, C) for softmax. Both floating point.
+        p, q: of the noise. family: one of ``FAMILIES``. noise_on: "features" (Sparseout) or "weights" (Bridgeout).
+
+    Returns:
+        A scalar in nats, differentiable in features and weights.
+
+    Raises:
+        ValueError: bad p, q, family or noise_on, or shapes that do not fit.
+    """
+    p, q = check_probability(p), check_exponent(q)
+    _check(features, weights, family, noise_on)
+    eta = features @ weights
+    amplitude = 0.5 * p / (1 - p)
+    if noise_on == "weights":
+        spread = features.square() @ _magnitude(weights, q)
+        return amplitude * (curvature(eta, family) * spread).reshape(len(features), -1).sum(1).mean()
+    size = _magnitude(features, q)
+    if family == "softmax":
+        probability = eta.softmax(-1)
+        variance = probability @ weights.square().T - (probability @ weights.T).square()
+        return amplitude * (size * variance).sum(1).mean()
+    return amplitude * (curvature(eta, family) * (size @ weights.square())).mean()
+
+
+def exact_penalty(
+    features: Tensor,
+    weights: Tensor,
+    p: float,
+    q: float,
+    family: str = "gaussian",
+    noise_on: str = "features",
+    form: str | None = None,
+) -> Tensor:
+    r"""The penalty without approximation, by summing over all masks: 2^d for d features (at most 2^16 masks).
+
+    ``form`` as in :func:`bridgeout_lite.sparseout`; None is "odd" on features and "even" on weights. Other arguments
+    and errors as in :func:`lq_penalty`; softmax with noise on weights has d*C coordinates.
+    """
+    p, q = check_probability(p), check_exponent(q)
+    _check(features, weights, family, noise_on)
+    moved = features if noise_on == "features" else weights
+    count = features.shape[1] if noise_on == "features" else weights.numel()
+    if count > 16:
+        raise ValueError(f"summing over all masks needs at most 16 noisy coordinates, got {count}: use Monte Carlo")
+    odd = (form or ("odd" if noise_on == "features" else "even")) == "odd"
+    masks = (torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1  # (2^d, d); 1 keeps
+    keep = masks.to(features.dtype)
+    chance = (keep * (1 - p) + (1 - keep) * p).prod(1)
+    xi = keep / (1 - p) - 1
+    move = _magnitude(moved, q / 2) * (moved.sign() if odd else 1)
+    start = log_partition(features @ weights, family)
+    total = torch.zeros((), dtype=features.dtype)
+    for probability, one in zip(chance, xi, strict=True):
+        if noise_on == "features":
+            eta = (features + move * one) @ weights
+        else:
+            eta = features @ (weights + move * one.view_as(weights))
+        total = total + probability * (log_partition(eta, family) - start).mean()
+    return total
+
+
+def monte_carlo_penalty(
+    features: Tensor,
+    weights: Tensor,
+    p: float,
+    q: float,
+    family: str = "gaussian",
+    noise_on: str = "features",
+    draws: int = 1000,
+    generator: torch.Generator | None = None,
+    *,
+    form: str | None = None,
+) -> tuple[float, float]:
+    r"""The penalty by simulation: ``(estimate, standard_error)``, in nats.
+
+    A draw is one fresh mask on everything and gives the row average of
+    :math:`A(\tilde\eta_i) - A(\eta_i) - A'(\eta_i)(\tilde\eta_i-\eta_i)`. The last term has mean zero; taking it off
+    removes most of the variance and none of the expectation.
+
+    Args:
+        draws: number of masks, >= 2. generator: source of the masks; None is torch's global one.
+        form: as in :func:`exact_penalty`. Other arguments and errors as in :func:`lq_penalty`.
+    """
+    p, q = check_probability(p), check_exponent(q)
+    _check(features, weights, family, noise_on)
+    if draws < 2:
+        raise ValueError(f"draws must be at least 2 to give a standard error, got {draws}")
+    features, weights = features.detach().double(), weights.detach().double()
+    form = form or ("odd" if noise_on == "features" else "even")
+    eta = features @ weights
+    start = log_partition(eta, family)
+    slope = {"gaussian": lambda e: e, "bernoulli": torch.sigmoid, "poisson": torch.exp}.get(
+        family, lambda e: e.softmax(-1)
+    )
+    gradient = slope(eta)
+    values = torch.empty(draws, dtype=torch.float64)
+    block = max(1, 2**22 // features.numel())  # as many masks at a time as fit in about 32 MB
+    for first in range(0, draws, block):
+        many = min(block, draws - first)
+        if noise_on == "features":
+            noisy = sparseout(features.expand(many, -1, -1), p, q, form=form, generator=generator) @ weights
+        else:
+            moved = bridgeout(weights.expand(many, *weights.shape), p, q, form=form, generator=generator)
+            noisy = torch.einsum("nd,kd...->kn...", features, moved)
+        linear = gradient * (noisy - eta)
+        gap = log_partition(noisy, family) - start - (linear.sum(-1) if family == "softmax" else linear)
+        values[first : first + many] = gap.mean(1)
+    return values.mean().item(), (values.std() / math.sqrt(draws)).item()
+
+
+def relative_noise(x: Tensor, p: float, q: float) -> Tensor:
+    r"""Standard deviation of the noise over the value, :math:`|x|^{q/2-1}\sqrt{p/(1-p)}`; infinite at 0 for q < 2."""
+    p, q = check_probability(p), check_exponent(q)
+    return x.abs().pow(q / 2 - 1) * math.sqrt(p / (1 - p))
+
+
+def matched_p(x: Tensor, p: float, q: float, reference_q: float = 2.0) -> float:
+    r"""The drop probability at exponent q that gives values ``x`` the same noise power as (p, reference_q) does.
+
+    Solves :math:`\frac{p'}{1-p'}\,\overline{|x|^{q}} = \frac{p}{1-p}\,\overline{|x|^{q_0}}`.
+
+    Raises:
+        ValueError: bad p or q, or ``x`` is all zero (any p' then gives no noise at all).
+    """
+    p, q, reference_q = check_probability(p), check_exponent(q), check_exponent(reference_q, "reference_q")
+    power = _magnitude(x, q).mean().item()
+    if power == 0.0:
+        raise ValueError("x is all zero: it carries no noise at any p, so there is nothing to match")
+    odds = p / (1 - p) * _magnitude(x, reference_q).mean().item() / power
+    return odds / (1 + odds)
+
+
+def expected_relu(mean: Tensor, variance: Tensor) -> Tensor:
+    r"""E[max(0, z)] for :math:`z\sim N(m, v)`: :math:`m\,\Phi(m/\sqrt v) + \sqrt v\,\varphi(m/\sqrt v)`, and
+    max(0, m) where v = 0. The moment matching of fast dropout and FastBridgeout; the released code of the latter
+    divides by v in place of its root."""
+    deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+    r = mean / deviation
+    density = torch.exp(-r.square() / 2) / math.sqrt(2 * math.pi)
+    smooth = mean * torch.special.ndtr(r) + deviation * density
+    return torch.where(variance > 0, smooth, mean.clamp_min(0))
+
+
+def bridge_prox(z: float, penalty: float, q: float) -> float:
+    r"""The minimiser over w of :math:`\tfrac12(w-z)^2 + \lambda|w|^q`.
+
+    q = 1 is soft thresholding, q = 2 shrinks by 1/(1 + 2 lambda). For 0 < q < 1 the function has a second valley at
+    zero: beyond a threshold the larger root of :math:`w - z + \lambda q w^{q-1} = 0` wins, below it zero does.
+
+    Args:
+        z: any number. penalty: lambda >= 0. q: > 0.
+    """
+    check_exponent(q)
+    if q == 0 or penalty < 0:
+        raise ValueError(f"q must be > 0 and penalty >= 0, got q={q!r}, penalty={penalty!r}")
+    size = abs(z)
+    if penalty == 0 or size == 0:
+        return z
+    if q == 1:
+        return math.copysign(max(size - penalty, 0.0), z)
+    if q == 2:
+        return z / (1 + 2 * penalty)
+    low = 0.0
+    if q < 1:
+        # the slope has its minimum here; if it is still positive the function only rises and zero wins
+        low = (penalty * q * (1 - q)) ** (1 / (2 - q))
+        if low - size + penalty * q * low ** (q - 1) >= 0:
+            return 0.0
+    w = _root(size, penalty, q, low)
+    if q < 1 and 0.5 * size**2 <= 0.5 * (w - size) ** 2 + penalty * w**q:
+        return 0.0
+    return math.copysign(w, z)
+
+
+def _root(size: float, penalty: float, q: float, low: float) -> float:
+    from scipy.optimize import brentq
+
+    def slope(w: float) -> float:
+        return w - size + penalty * q * w ** (q - 1)
+
+    if q > 1 and slope(low) >= 0:
+        return 0.0
+    root: float = brentq(slope, low, size, xtol=1e-14, rtol=1e-13) if slope(size) > 0 else size
+    return root
+
+
+def bridge_path(
+    x: np.ndarray, y: np.ndarray, penalties: np.ndarray, q: float, *, sweeps: int = 500, tolerance: float = 1e-9
+) -> np.ndarray:
+    r"""Bridge regression: the minimiser of
+    :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q` for each lambda, which is what Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
+
+    Cyclic coordinate descent with :func:`bridge_prox`, each lambda started from the solution of the next smaller one.
+    For q < 1 the problem is not convex and the result is a local minimum, the one that grows out of least squares.
+
+    Args:
+        x: (n, d). y: (n,). penalties: ascending lambdas >= 0, shape (k,). q: > 0.
+
+    Returns:
+        Weights, shape (k, d).
+    """
+    penalties = np.asarray(penalties, dtype=float)
+    if (np.diff(penalties) < 0).any() or (penalties < 0).any():
+        raise ValueError("penalties must be ascending and >= 0")
+    square = (x**2).sum(0)
+    gram, target = x.T @ x, x.T @ y
+    w = np.linalg.lstsq(x, y, rcond=None)[0]
+    path = np.empty((len(penalties), x.shape[1]))
+    for k, penalty in enumerate(penalties):
+        for _ in range(sweeps):
+            before = w.copy()
+            for j in np.flatnonzero(square):
+                z = w[j] + (target[j] - gram[j] @ w) / square[j]
+                w[j] = bridge_prox(z, penalty, q)
+            if np.abs(w - before).max() <= tolerance * max(1.0, np.abs(w).max()):
+                break
+        path[k] = w
+    return path
+
+
+def _magnitude(x: Tensor, power: float) -> Tensor:
+    """|x|^power with 0^0 = 0, and a gradient that is finite at zero (there it is 0)."""
+    zero = x == 0
+    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x.abs()).pow(power))
+
+
+def _check(features: Tensor, weights: Tensor, family: str, noise_on: str) -> None:
+    check_choice(family, FAMILIES, "family")
+    check_choice(noise_on, PLACES, "noise_on")
+    want = 2 if family == "softmax" else 1
+    if features.dim() != 2 or weights.dim() != want or features.shape[1] != weights.shape[0]:
+        shape = "(d, C)" if family == "softmax" else "(d,)"
+        raise ValueError(
+            f"features must be (n, d) and weights {shape} for {family}; "
+            f"got {tuple(features.shape)} and {tuple(weights.shape)}"
+        )

@@ -1,0 +1,350 @@
+"""Training: a recipe, one loop, and a history. Small enough to read in one sitting, fast enough for two CPU cores.
+
+The whole data set sits on the device as uint8; batches are cut, augmented and normalised there. Every epoch draws
+from generators seeded by (seed, epoch), so a run resumed from the checkpoint of any epoch ends with the same bits as
+one that was never stopped, on the same machine and device.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pickle
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .data import Images, Split
+from .noise import check_choice
+
+SCHEDULES = ("onecycle", "cosine", "steps", "constant")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or that belongs to another run. The message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum on cross-entropy.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images a step; the last, incomplete batch of an epoch is left out.
+        lr: peak learning rate. momentum, weight_decay: of SGD; weight decay acts on every parameter.
+        schedule: "onecycle" (up for a fifth of the run, then down to zero), "cosine", "steps" (times ``gamma`` after
+            each epoch of ``milestones``) or "constant".
+        flip: mirror half of the images. crop: shift by up to so many pixels, filling with black.
+        clip: the gradient's norm is cut to this; None leaves it. Noise with q < 2 has heavy-tailed gradients.
+        precision: "bfloat16" runs the forward pass under autocast; "auto" does so where the hardware has it.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "onecycle"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.2
+    flip: bool = True
+    crop: int = 4
+    clip: float | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice(self.schedule, SCHEDULES, "schedule")
+        check_choice(self.precision, PRECISIONS, "precision")
+        for name, low in (("epochs", 1), ("batch_size", 1), ("crop", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
+        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                "lr must be > 0, weight_decay >= 0 and 0 <= momentum < 1; "
+                f"got lr={self.lr!r}, weight_decay={self.weight_decay!r}, momentum={self.momentum!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What happened: one row an epoch, in ``frame``: epoch, lr, train_loss and valid_loss (nats), train_accuracy and
+    valid_accuracy (%), seconds, images_per_second."""
+
+    frame: pd.DataFrame
+    precision: str
+    device: str
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The row of the last epoch."""
+        return {str(k): float(v) for k, v in self.frame.iloc[-1].items()}
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """ "auto" is CUDA, else Apple's MPS, else the CPU; anything else is taken at its word.
+
+    Raises:
+        ValueError: a device that this torch does not know or cannot reach.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {device!r} is not available here: use 'auto', 'cpu', 'cuda' or 'mps'") from error
+    return chosen
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """ "auto" is bfloat16 where the device multiplies it natively, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in probes)
+    return "bfloat16" if native else "float32"
+
+
+def fit(
+    model: nn.Module,
+    images: Images,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> History:
+    """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
+
+    Args:
+        model: any classifier of the images; it is moved to the device.
+        images: from :func:`bridgeout_lite.load_images`.
+        recipe: None is ``Recipe()``.
+        seed: of the order of the images, the augmentation and the noise (not of the model's initial weights).
+        device: see :func:`pick_device`.
+        checkpoint: a file that is rewritten after every epoch; if it exists the run goes on from it.
+        progress: show a bar with loss, accuracy and time left (the environment variable TQDM_DISABLE hides it).
+
+    Raises:
+        ValueError: fewer training images than one batch; an unusable device.
+        CheckpointError: the checkpoint is unreadable or belongs to another model, recipe, seed or data set.
+        FloatingPointError: the loss is no longer finite.
+        KeyboardInterrupt: passed on, after one line that says from which epoch a second call goes on.
+    """
+    recipe = recipe or Recipe()
+    where = pick_device(device)
+    precision = pick_precision(recipe.precision, where)
+    if len(images.train) < recipe.batch_size:
+        raise ValueError(f"{len(images.train)} training images are fewer than one batch of {recipe.batch_size}")
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(where)
+    steps = len(images.train) // recipe.batch_size
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    scheduler = _scheduler(optimizer, recipe, steps)
+    identity = _identity(model, images, recipe, seed, precision)
+    rows: list[dict[str, float]] = []
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        rows = _restore(path, identity, model, optimizer, scheduler, where)
+    bar = tqdm(total=recipe.epochs * steps, initial=len(rows) * steps, disable=not progress, unit="batch", leave=False)
+    devices = [where] if where.type == "cuda" else []
+    try:
+        with bar, torch.random.fork_rng(devices), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            for epoch in range(len(rows), recipe.epochs):
+                torch.manual_seed(_mix(seed, epoch))
+                rows.append(_epoch(model, images, recipe, optimizer, scheduler, steps, precision, epoch, seed, bar))
+                if path is not None:
+                    _save(path, identity, model, optimizer, scheduler, rows)
+    except KeyboardInterrupt:
+        kept = f"run the same call again to go on from epoch {len(rows) + 1}" if path else "no checkpoint was asked for"
+        print(f"interrupted in epoch {len(rows) + 1} of {recipe.epochs}: {kept}", file=sys.stderr)
+        raise
+    return History(pd.DataFrame(rows), precision, str(where))
+
+
+def _epoch(
+    model: nn.Module,
+    images: Images,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    steps: int,
+    precision: str,
+    epoch: int,
+    seed: int,
+    bar: Any,
+) -> dict[str, float]:
+    start = time.perf_counter()
+    x, y = images.train.x, images.train.y
+    draws = torch.Generator(x.device).manual_seed(_mix(seed, epoch) + 1)
+    order = torch.randperm(len(y), generator=draws, device=x.device)
+    totals = torch.zeros(2, device=x.device)  # summed loss and hits stay on the device: no waiting inside an epoch
+    lr = optimizer.param_groups[0]["lr"]
+    model.train()
+    for step in range(steps):
+        index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        batch = images.normalize(augment(x[index], recipe.flip, recipe.crop, draws))
+        with autocast(x.device, precision):
+            logits = model(batch)
+        loss = F.cross_entropy(logits.float(), y[index])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        scheduler.step()
+        with torch.no_grad():
+            totals += torch.stack([loss.detach(), (logits.argmax(1) == y[index]).float().mean()])
+        bar.update()
+    train_loss, train_hits = (totals / steps).tolist()
+    if not train_loss < float("inf"):  # catches nan too
+        raise FloatingPointError(
+            f"the training loss is {train_loss} in epoch {epoch + 1}: lower lr (now {recipe.lr:g}) or p, or set clip"
+        )
+    seconds = time.perf_counter() - start
+    valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=precision)
+    bar.set_postfix(loss=f"{train_loss:.3f}", valid=f"{valid_accuracy:.1f} %")
+    return {
+        "epoch": epoch + 1,
+        "lr": lr,
+        "train_loss": train_loss,
+        "train_accuracy": 100.0 * train_hits,
+        "valid_loss": valid_loss,
+        "valid_accuracy": valid_accuracy,
+        "seconds": seconds,
+        "images_per_second": steps * recipe.batch_size / seconds,
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, images: Images, split: str = "test", *, batch_size: int = 500, precision: str = "float32"
+) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (%) of ``model`` on one split, in evaluation mode, on the model's device.
+
+    Raises:
+        ValueError: ``split`` is not "train", "valid" or "test", or is empty.
+    """
+    check_choice(split, ("train", "valid", "test"), "split")
+    part: Split = getattr(images, split)
+    if not len(part):
+        raise ValueError(f"the {split} split of {images.name} is empty")
+    device = next(model.parameters()).device
+    loss, hits = torch.zeros((), device=device), torch.zeros((), device=device)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(part), batch_size):
+        x, y = (t[start : start + batch_size].to(device) for t in (part.x, part.y))
+        with autocast(device, precision):
+            logits = model(images.normalize(x)).float()
+        loss += F.cross_entropy(logits, y, reduction="sum")
+        hits += (logits.argmax(1) == y).sum()
+    model.train(was_training)
+    return loss.item() / len(part), 100.0 * hits.item() / len(part)
+
+
+def augment(x: Tensor, flip: bool, crop: int, generator: torch.Generator | None = None) -> Tensor:
+    """Mirror half of a batch (n, c, h, w) of uint8 images and shift each by up to ``crop`` pixels, filling with zeros
+    (black): torchvision's RandomHorizontalFlip and RandomCrop(padding=crop) for a whole batch at once."""
+    n, _, height, width = x.shape
+    if crop:
+        shift = torch.randint(0, 2 * crop + 1, (2, n), generator=generator, device=x.device)
+        windows = F.pad(x, (crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: every shift of every image
+        x = windows[torch.arange(n, device=x.device), :, shift[0], shift[1]]
+    if flip:
+        mirrored = torch.rand(n, generator=generator, device=x.device) < 0.5
+        x = torch.where(mirrored.view(n, 1, 1, 1), x.flip(3), x)
+    return x
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """bfloat16 autocast on ``device``, switched on if ``precision`` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    library, total = torch.optim.lr_scheduler, recipe.epochs * steps
+    if recipe.schedule == "onecycle":
+        return library.OneCycleLR(
+            optimizer, recipe.lr, total_steps=total + 1, pct_start=0.2, anneal_strategy="linear", cycle_momentum=False
+        )
+    if recipe.schedule == "cosine":
+        return library.CosineAnnealingLR(optimizer, total)
+    milestones = [m * steps for m in recipe.milestones] if recipe.schedule == "steps" else []
+    return library.MultiStepLR(optimizer, milestones, recipe.gamma)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for one epoch of one run; neighbours do not overlap."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:6], "little")
+
+
+def _identity(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision: str) -> dict[str, str]:
+    """What must be the same for a checkpoint to fit; repr(model) includes the noise attached to it."""
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    return {
+        "model": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
+        "recipe": f"{recipe} in {precision}",
+        "seed": str(seed),
+        "data": f"{images.name} {images.checksum}",
+    }
+
+
+def _save(path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, rows: list[Any]) -> None:
+    state = {
+        "identity": identity,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)  # at any moment the checkpoint is either the old or the new one, whole
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"checkpoint {path} could not be written ({str(error).splitlines()[0]}): free space or choose another "
+            f"place; the checkpoint of the epoch before is unharmed"
+        ) from error
+
+
+def _restore(path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, where: Any) -> list[Any]:
+    try:
+        state = torch.load(path, map_location=where, weights_only=True)
+        saved = state["identity"]
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of fit(): delete it or name another file") from error
+    differ = [key for key, value in identity.items() if saved.get(key) != value]
+    if differ:
+        raise CheckpointError(
+            f"{path} belongs to another run (another {', another '.join(differ)}): delete it or name another file"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    rows: list[Any] = state["rows"]
+    return rows

@@ -1,0 +1,38 @@
+"""Import torchvision where its compiled operators cannot load.
+
+The usual torchvision wheel is built against CUDA. Beside a CPU-only torch its library does not load, and the import
+stops because the operators that it wants to describe do not exist. Only their declarations are missing: data sets and
+transforms never call them. So each missing declaration is added and the import tried again; where torchvision
+imports by itself nothing happens.
+"""
+
+import importlib
+import re
+import sys
+from types import ModuleType
+
+import torch
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_libraries: list[torch.library.Library] = []  # operators vanish with the Library object that defined them
+
+
+def import_torchvision() -> ModuleType:
+    """Import and return torchvision; afterwards ``from torchvision import ...`` works as usual.
+
+    Raises:
+        ImportError: torchvision is not installed, or it needs more than a few missing declarations.
+    """
+    for _ in range(8):
+        try:
+            return importlib.import_module("torchvision")
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None:
+                raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define(missing[1] + _SCHEMA)
+        _libraries.append(library)
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    raise ImportError("torchvision does not import beside this torch: install a matching pair (see requirements.txt)")
