@@ -168,7 +168,7 @@ def bridgeout(
 
 
 def smallest(w: Tensor, fraction: float) -> Tensor:
-    """Boolean mask of ``w``'s shape, true on the smallest ``fraction`` of each filter's kernels; see :func:`bridgeout`."""
+    """Boolean mask like ``w``, true on the smallest ``fraction`` of each filter's kernels; see :func:`bridgeout`."""
     with torch.no_grad():
         size = w.abs()
         if w.dim() > 2:

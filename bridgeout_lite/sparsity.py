@@ -59,7 +59,8 @@ def filter_norms(weight: Tensor, ord: float = 2.0) -> Tensor:
     """Norm of every output filter of a convolution (O, I, kh, kw) or every row of a matrix (O, I): shape (O,)."""
     if weight.dim() < 2:
         raise ValueError(f"a weight with at least 2 dimensions is needed, got shape {tuple(weight.shape)}")
-    return torch.linalg.vector_norm(weight.detach().flatten(1), ord, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.detach().flatten(1), ord, dim=1)
+    return norms
 
 
 def record_activations(

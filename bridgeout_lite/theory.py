@@ -244,19 +244,19 @@ def _root(size: float, penalty: float, q: float, low: float) -> float:
     from scipy.optimize import brentq
 
     def slope(w: float) -> float:
-        return w - size + penalty * q * w ** (q - 1)
+        return w - size + penalty * q * math.pow(w, q - 1)
 
     if q > 1 and slope(low) >= 0:
         return 0.0
-    root: float = brentq(slope, low, size, xtol=1e-14, rtol=1e-13) if slope(size) > 0 else size
-    return root
+    return float(brentq(slope, low, size, xtol=1e-14, rtol=1e-13)) if slope(size) > 0 else size
 
 
 def bridge_path(
     x: np.ndarray, y: np.ndarray, penalties: np.ndarray, q: float, *, sweeps: int = 500, tolerance: float = 1e-9
 ) -> np.ndarray:
     r"""Bridge regression: the minimiser of
-    :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q` for each lambda, which is what Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
+    :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q` for each lambda, which is what
+    Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
 
     Cyclic coordinate descent with :func:`bridge_prox`, each lambda started from the solution of the next smaller one.
     For q < 1 the problem is not convex and the result is a local minimum, the one that grows out of least squares.
