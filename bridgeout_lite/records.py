@@ -19,8 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from filelock import FileLock
+from scipy import stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,3 +167,15 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def summarise(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean and 95 % Student-t interval of ``value`` in each group: columns ``by``, mean, low, high, n.
+
+    A group of one has no interval: low and high are nan.
+    """
+    groups = rows.groupby(by, sort=True)[value]
+    table = groups.agg(["mean", "sem", "count"]).rename(columns={"count": "n"}).reset_index()
+    half = stats.t.ppf(0.975, (table["n"] - 1).clip(lower=1)) * table["sem"]
+    table["low"], table["high"] = table["mean"] - half, table["mean"] + half
+    return table.drop(columns="sem")

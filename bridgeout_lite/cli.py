@@ -1,0 +1,149 @@
+"""The command ``bridgeout``: check the machine, get the data, train one network, run a recorded sweep."""
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from . import experiments
+from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
+from .models import MODELS
+from .notebook import data_state
+from .records import Store, package_version
+from .training import Recipe, pick_device, pick_precision
+
+_NEEDED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "matplotlib",
+    "tqdm",
+    "pooch",
+    "filelock",
+)
+_FOR_THE_BOOK = ("jupyter-book", "ipywidgets", "nbval", "pytest", "ruff", "mypy", "playwright")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. Expected failures print one line and give 1."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        print(f"bridgeout: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bridgeout", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"bridgeout_lite {package_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="say what works on this machine and what to change")
+    doctor.set_defaults(run=_doctor)
+
+    data = commands.add_parser("data", help="find, fetch and verify a data set")
+    data.add_argument("name", nargs="?", default="auto", choices=sorted({*IMAGE_SETS, *TEXT_SETS}))
+    data.add_argument("--root", type=Path, help="folder that holds or receives the data (default: $BRIDGEOUT_DATA)")
+    data.add_argument("--no-download", action="store_true", help="only look")
+    data.set_defaults(run=_data)
+
+    train = commands.add_parser("train", help="train one network and print what came of it")
+    train.add_argument("--dataset", default="auto", choices=IMAGE_SETS)
+    train.add_argument("--model", default="smallcnn", choices=sorted(MODELS))
+    train.add_argument("--method", default="sparseout", choices=experiments.METHODS)
+    train.add_argument("-p", type=float, default=0.1, help="drop probability, 0 <= p < 1")
+    train.add_argument("-q", type=float, default=2.0, help="exponent of the penalty, q >= 0")
+    train.add_argument("--width", type=float, default=1.0)
+    train.add_argument("--train", type=int, help="use only so many training images")
+    train.add_argument("--epochs", type=int, default=Recipe.epochs)
+    train.add_argument("--lr", type=float, default=Recipe.lr)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto")
+    train.add_argument("--checkpoint", type=Path, help="file to keep, and to go on from if it exists")
+    train.add_argument("--store", type=Path, help="append the record to this .jsonl file")
+    train.set_defaults(run=_train)
+
+    sweep = commands.add_parser("sweep", help="run what a recorded sweep still lacks")
+    sweep.add_argument("name", choices=sorted(experiments.SWEEPS))
+    sweep.add_argument("--store", type=Path, help="default: results/NAME.jsonl")
+    sweep.add_argument("--device", default="auto")
+    sweep.set_defaults(run=_sweep)
+    return parser
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    problems = []
+    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    for name in (*_NEEDED, *_FOR_THE_BOOK):
+        try:
+            print(f"  {name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name} missing")
+            if name in _NEEDED:
+                problems.append(f"{name} is not installed: pip install -r requirements.txt")
+    try:
+        from .tv_compat import import_torchvision
+
+        import_torchvision()
+        importlib.import_module("torchvision.datasets")
+    except (ImportError, RuntimeError) as error:
+        problems.append(f"torchvision does not import ({error}): install the pair of requirements.txt")
+    device = pick_device()
+    print(f"device: {device}, precision {pick_precision('auto', device)}, {torch.get_num_threads()} CPU threads")
+    print(f"data: {data_state()} ({data_folder()})")
+    for problem in problems:
+        print(f"problem: {problem}")
+    print("all is well" if not problems else f"{len(problems)} problem(s)")
+    return 1 if problems else 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    load = load_text if arguments.name in TEXT_SETS and arguments.name not in IMAGE_SETS else load_images
+    loaded = load(arguments.name, arguments.root, download=not arguments.no_download)
+    print(f"{loaded!r} (checksum {loaded.checksum})")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    images = load_images(arguments.dataset, train=arguments.train)
+    print(images)
+    experiment = experiments.Experiment(
+        dataset=images.name,
+        model=arguments.model,
+        method=arguments.method,
+        p=arguments.p,
+        q=arguments.q,
+        width=arguments.width,
+        train=arguments.train,
+        recipe=Recipe(epochs=arguments.epochs, lr=arguments.lr),
+        seed=arguments.seed,
+    )
+    record = experiments.run(experiment, images, device=arguments.device, checkpoint=arguments.checkpoint)
+    if arguments.store:
+        Store(arguments.store).append(record)
+    for name, layer in record.metrics["layers"].items():
+        print(f"  {name}: " + ", ".join(f"{k} {layer[k]:.3f}" for k in ("hoyer", "gini", "zero_fraction", "rms")))
+    metrics = record.metrics
+    print(f"validation accuracy {metrics['valid_accuracy']:.2f} %, test accuracy {metrics['test_accuracy']:.2f} %")
+    print(f"{record.provenance['seconds']:.0f} s on {record.provenance['device']}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    store = arguments.store or Path("results") / f"{arguments.name}.jsonl"
+    todo = experiments.SWEEPS[arguments.name]()
+    records = experiments.sweep(todo, store, device=arguments.device)
+    print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store}")
+    return 0

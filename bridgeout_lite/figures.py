@@ -1,0 +1,83 @@
+"""Matplotlib figures: one style, one message each. A figure takes numbers or records and never trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every common colour blindness.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#666666",
+)
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+# One colour and marker for each q, the same in every chapter: blue is sparse, red is dense, grey is dropout.
+Q_COLOURS = {0.5: PURPLE, 1.0: BLUE, 1.5: SKY, 2.0: GREY, 2.5: ORANGE, 3.0: RED, 4.0: GREEN}
+Q_MARKERS = {0.5: "v", 1.0: "o", 1.5: "s", 2.0: "X", 2.5: "^", 3.0: "D", 4.0: "P"}
+
+
+def use_style() -> None:
+    """Set the book's matplotlib style for this process."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.4),
+            "figure.dpi": 110,
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "savefig.facecolor": "white",
+            "axes.prop_cycle": cycler(color=PALETTE, marker=MARKERS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.labelsize": 10,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "lines.markersize": 4.5,
+            "lines.linewidth": 1.6,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "font.size": 10,
+        }
+    )
+
+
+def panels(count: int = 1, *, width: float = 7.2, height: float = 3.2, **kwargs: Any) -> tuple[Figure, Any]:
+    """A figure with ``count`` axes side by side: ``(figure, axes)``; one axes comes bare, more as an array."""
+    return plt.subplots(1, count, figsize=(width, height), **kwargs)
+
+
+def band(
+    ax: Axes, x: Sequence[float], mean: Sequence[float], low: Sequence[float], high: Sequence[float], **kwargs: Any
+) -> None:
+    """A line of means with its interval as a shaded band; ``kwargs`` go to ``plot``."""
+    (line,) = ax.plot(x, mean, **kwargs)
+    ax.fill_between(np.asarray(x, float), low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def agreement(
+    ax: Axes,
+    expected: Sequence[float],
+    measured: Sequence[float],
+    errors: Sequence[float],
+    *,
+    label: str | None = None,
+    **kwargs: Any,
+) -> None:
+    """Measured against expected values with error bars (4 standard errors), beside the line of equality."""
+    ax.errorbar(expected, measured, yerr=4 * np.asarray(errors), fmt="o", capsize=2, label=label, **kwargs)
+    low, high = float(np.min(expected)), float(np.max(expected))
+    ax.plot([low, high], [low, high], color=GREY, linewidth=1, marker="", zorder=0)

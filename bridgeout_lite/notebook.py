@@ -1,0 +1,68 @@
+"""What the first cell of a chapter calls."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from . import figures
+from .data import CIFAR10_ARCHIVE, data_folder
+from .records import Store, package_version
+from .training import pick_device
+
+
+def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
+    """Seed torch, set the figure style, print versions, device and data, and return the device.
+
+    Args:
+        seed: for ``torch.manual_seed``.
+        minutes: running time of the chapter to expect on two CPU cores; printed if given.
+    """
+    torch.manual_seed(seed)
+    figures.use_style()
+    device = pick_device()
+    versions = [f"Python {platform.python_version()}", f"bridgeout_lite {package_version()}"]
+    for name in ("torch", "torchvision", "numpy", "matplotlib"):
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            versions.append(f"{name} missing")
+    print(", ".join(versions))
+    print(f"device: {device}, {torch.get_num_threads()} CPU threads, seed {seed}")
+    print(f"data: {data_state()}")
+    if minutes is not None:
+        print(f"this chapter takes about {minutes:g} min on two CPU cores")
+    return device
+
+
+def data_state() -> str:
+    """One line on the image data: what ``load_images("auto")`` will use."""
+    folder = data_folder()
+    if (folder / "cifar-10-batches-py").is_dir() or (folder / CIFAR10_ARCHIVE).exists():
+        return "CIFAR-10 is here"
+    if os.environ.get("BRIDGEOUT_OFFLINE"):
+        return "no CIFAR-10 here and downloads are off: scikit-learn's handwritten digits stand in"
+    return "no CIFAR-10 here yet: it is fetched when first needed (170 MB), else handwritten digits stand in"
+
+
+def results(name: str) -> Store:
+    """The recorded runs ``results/NAME.jsonl`` of the book.
+
+    Raises:
+        FileNotFoundError: the file is in none of the usual places; the message lists them.
+    """
+    places = [Path(__file__).parents[1] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
+    if override := os.environ.get("BRIDGEOUT_RESULTS"):
+        places.insert(0, Path(override))
+    for place in places:
+        if (place / f"{name}.jsonl").is_file():
+            return Store(place / f"{name}.jsonl")
+    raise FileNotFoundError(f"no {name}.jsonl in {', '.join(map(str, places))}: clone the whole book, or run the sweep")
+
+
+def on_colab() -> bool:
+    """Whether this kernel runs on Google Colab."""
+    return "google.colab" in sys.modules
