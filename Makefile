@@ -1,0 +1,72 @@
+# `make book` builds the book, `make test` checks everything. Both make the environment first.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# What the chapters compute from, besides their own cells.
+INPUTS  = $(shell find bridgeout_lite results -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.jsonl' | LC_ALL=C sort)
+CHAPTERS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
+
+export TQDM_DISABLE = 1
+export PYTHONUTF8 = 1
+
+.PHONY: help book test env data lint unit nbval pages notebooks report benchmarks clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@echo "  VENV=dir, PYTHON=python3.12, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
+
+book: env data  ## build the book into _build/html, executing what changed
+	@# jupyter-cache knows a chapter's cells only: if the package, the records or the data changed, forget what it holds
+	@cat $(INPUTS) requirements.txt _build/.data | cksum > _build/.inputs.new
+	@cmp -s _build/.inputs.new _build/.inputs || rm -rf _build/.jupyter_cache _build/.doctrees _build/html
+	@mv _build/.inputs.new _build/.inputs
+	$(BIN)/jupyter-book build . -W --keep-going
+	@echo "Open $(CURDIR)/_build/html/index.html"
+
+test: export BRIDGEOUT_OFFLINE = 1
+test: lint unit nbval pages  ## lint, types, unit tests, notebooks with nbval, built pages in a browser
+
+env: $(STAMP)  ## make the environment in .venv
+
+# A torch that is already in the environment is kept: another one could bring several GB of CUDA along.
+$(STAMP): requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch').split('+')[0])" \
+	    > $(VENV)/torch.txt 2> /dev/null || true
+	$(BIN)/python -m pip install -q -r requirements.txt -c $(VENV)/torch.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+data: env
+	@mkdir -p _build
+	$(BIN)/bridgeout data auto | tee _build/.data
+
+lint: env  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: env  ## unit tests of the package
+	$(BIN)/python -m pytest -m "not pages"
+
+nbval: env  ## run every chapter and compare with its stored outputs
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with nbval_sanitize.cfg \
+	    --nbval-cell-timeout 600 $(CHAPTERS)
+
+pages: book  ## open the built pages in headless Chromium
+	$(BIN)/python -m pytest -m pages -rs
+
+notebooks: env  ## run every chapter in place and store its outputs
+	$(BIN)/python notebooks/execute.py $(CHAPTERS)
+
+report: env  ## write book/ledger.md anew from results/
+	$(BIN)/bridgeout report
+
+benchmarks: env  ## speed against what one would use instead, as ratios
+	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/training.py
+
+clean:  ## remove the built book (not the environment)
+	rm -rf _build
