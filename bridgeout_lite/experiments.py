@@ -175,15 +175,18 @@ def sweep(
 
 
 def activation_grid(dataset: str = "cifar10") -> list[Experiment]:
-    """Chapter 4's grid: the small CNN on all training images, Sparseout behind every nonlinearity."""
-    recipe = Recipe(epochs=6)
-    grid = [("none", 0.0, 2.0)]
-    grid += [("sparseout", p, q) for p, q in itertools.product((0.05, 0.1, 0.2), (1.0, 1.5, 2.0, 2.5, 3.0))]
-    return [
-        Experiment(dataset=dataset, method=method, p=p, q=q, recipe=recipe, seed=seed)
-        for seed in range(3)
-        for method, p, q in grid
-    ]
+    """Chapter 4's grid: the small CNN on all training images, Sparseout behind every nonlinearity; three seeds.
+
+    "smallcnn" over five q and two p; "smallcnn-plain", which has no BatchNorm, at three q and the larger p.
+    """
+    recipes = {"smallcnn": Recipe(epochs=5), "smallcnn-plain": Recipe(epochs=5, lr=0.05, clip=1.0)}
+    grid = [("smallcnn", p, q) for p, q in itertools.product((0.1, 0.2), (1.0, 1.5, 2.0, 2.5, 3.0))]
+    grid += [("smallcnn-plain", 0.2, q) for q in (1.0, 2.0, 3.0)]
+    experiments = []
+    for seed in range(3):
+        experiments += [Experiment(dataset, m, "none", 0.0, recipe=recipes[m], seed=seed) for m in recipes]
+        experiments += [Experiment(dataset, m, "sparseout", p, q, recipe=recipes[m], seed=seed) for m, p, q in grid]
+    return experiments
 
 
 def smoke() -> list[Experiment]:

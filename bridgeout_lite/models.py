@@ -3,43 +3,45 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 
 from torch import nn
 
 
-def smallcnn(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> nn.Sequential:
+def smallcnn(
+    width: float = 1.0, num_classes: int = 10, in_channels: int = 3, *, batchnorm: bool = True
+) -> nn.Sequential:
     """A small convolutional network for 32x32 images: four 3x3 convolutions and one hidden dense layer.
 
-    At width 1 on 3x32x32 input it has 0.20 M parameters and 5.4 M multiply-adds an image: a few seconds an epoch of
-    CIFAR-10 on two CPU cores. The nonlinearities are the modules relu1 ... relu5.
+    At width 1 on 3x32x32 input it has 0.17 M parameters and 5.5 M multiply-adds an image: a few seconds an epoch of
+    CIFAR-10 on two CPU cores. The nonlinearities are the modules relu1 ... relu5. Without ``batchnorm`` the
+    convolutions have biases instead, and nothing in the network undoes a change of scale.
     """
     c1, c2, c3, hidden = (max(1, round(width * c)) for c in (16, 32, 64, 128))
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(in_channels, c1, 3, padding=1, bias=False),
-            norm1=nn.BatchNorm2d(c1),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(c1, c2, 3, padding=1, bias=False),
-            norm2=nn.BatchNorm2d(c2),
-            relu2=nn.ReLU(),
-            conv3=nn.Conv2d(c2, c2, 3, padding=1, bias=False),
-            norm3=nn.BatchNorm2d(c2),
-            relu3=nn.ReLU(),
-            pool3=nn.MaxPool2d(2),
-            conv4=nn.Conv2d(c2, c3, 3, padding=1, bias=False),
-            norm4=nn.BatchNorm2d(c3),
-            relu4=nn.ReLU(),
-            pool4=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            dense=nn.Linear(16 * c3, hidden),
-            relu5=nn.ReLU(),
-            classifier=nn.Linear(hidden, num_classes),
-        )
-    )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (before, after) in enumerate([(in_channels, c1), (c1, c2), (c2, c2), (c2, c3)], 1):
+        layers[f"conv{number}"] = nn.Conv2d(before, after, 3, padding=1, bias=not batchnorm)
+        if batchnorm:
+            layers[f"norm{number}"] = nn.BatchNorm2d(after)
+        layers[f"relu{number}"] = nn.ReLU()
+        if number != 2:
+            layers[f"pool{number}"] = nn.MaxPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    layers["dense"] = nn.Linear(16 * c3, hidden)
+    layers["relu5"] = nn.ReLU()
+    layers["classifier"] = nn.Linear(hidden, num_classes)
+    if not batchnorm:
+        for layer in layers.values():  # torch's default shrinks the signal from layer to layer
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(layers)
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"smallcnn": smallcnn}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "smallcnn": smallcnn,
+    "smallcnn-plain": partial(smallcnn, batchnorm=False),
+}
 
 
 def build_model(name: str, *, width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
