@@ -1,6 +1,6 @@
 """Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them."""
 
-from . import experiments, figures, notebook, records, sparsity, theory
+from . import experiments, figures, ledger, notebook, records, sparsity, theory
 from .data import Corpus, DataError, Images, load_images, load_text
 from .experiments import Experiment, run, sweep
 from .layers import Bridgeout, Sparseout, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
@@ -34,6 +34,7 @@ __all__ = [
     "experiments",
     "figures",
     "fit",
+    "ledger",
     "load_images",
     "load_text",
     "notebook",

@@ -1,6 +1,7 @@
 """The command ``bridgeout``: check the machine, get the data, train one network, run a recorded sweep."""
 
 import argparse
+import dataclasses
 import importlib
 import os
 import platform
@@ -13,8 +14,9 @@ import torch
 
 from . import experiments
 from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
+from .ledger import ledger_page
 from .models import MODELS
-from .notebook import data_state
+from .notebook import data_state, results
 from .records import Store, package_version
 from .training import Recipe, pick_device, pick_precision
 
@@ -28,6 +30,7 @@ _NEEDED = (
     "matplotlib",
     "tqdm",
     "pooch",
+    "requests",
     "filelock",
 )
 _FOR_THE_BOOK = ("jupyter-book", "ipywidgets", "nbval", "pytest", "ruff", "mypy", "playwright")
@@ -40,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        print(f"bridgeout: error: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, OSError, FloatingPointError, ImportError) as error:
+        print("bridgeout: error:", *str(error).splitlines(), file=sys.stderr)  # some messages of torch have many lines
         return 1
 
 
@@ -80,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--store", type=Path, help="default: results/NAME.jsonl")
     sweep.add_argument("--device", default="auto")
     sweep.set_defaults(run=_sweep)
+
+    report = commands.add_parser("report", help="write book/ledger.md from results/")
+    report.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    report.set_defaults(run=_report)
     return parser
 
 
@@ -117,10 +124,9 @@ def _data(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    images = load_images(arguments.dataset, train=arguments.train)
-    print(images)
-    experiment = experiments.Experiment(
-        dataset=images.name,
+    device = pick_device(arguments.device)
+    experiment = experiments.Experiment(  # says what is wrong with p, q, ... before any data is fetched
+        dataset=arguments.dataset,
         model=arguments.model,
         method=arguments.method,
         p=arguments.p,
@@ -130,14 +136,17 @@ def _train(arguments: argparse.Namespace) -> int:
         recipe=Recipe(epochs=arguments.epochs, lr=arguments.lr),
         seed=arguments.seed,
     )
-    record = experiments.run(experiment, images, device=arguments.device, checkpoint=arguments.checkpoint)
-    if arguments.store:
-        Store(arguments.store).append(record)
+    images = load_images(arguments.dataset, train=arguments.train)
+    print(images)
+    experiment = dataclasses.replace(experiment, dataset=images.name)
+    record = experiments.run(experiment, images, device=device, checkpoint=arguments.checkpoint)
     for name, layer in record.metrics["layers"].items():
         print(f"  {name}: " + ", ".join(f"{k} {layer[k]:.3f}" for k in ("hoyer", "gini", "zero_fraction", "rms")))
     metrics = record.metrics
     print(f"validation accuracy {metrics['valid_accuracy']:.2f} %, test accuracy {metrics['test_accuracy']:.2f} %")
     print(f"{record.provenance['seconds']:.0f} s on {record.provenance['device']}")
+    if arguments.store:  # last: if it cannot be written, the results are on the screen at least
+        Store(arguments.store).append(record)
     return 0
 
 
@@ -146,4 +155,15 @@ def _sweep(arguments: argparse.Namespace) -> int:
     todo = experiments.SWEEPS[arguments.name]()
     records = experiments.sweep(todo, store, device=arguments.device)
     print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    page, text = Path("book") / "ledger.md", ledger_page(results("activation-grid"))
+    if arguments.check:
+        fresh = page.is_file() and page.read_text(encoding="utf-8") == text
+        print(f"{page} is {'up to date' if fresh else 'out of date: run bridgeout report'}")
+        return 0 if fresh else 1
+    page.write_text(text, encoding="utf-8")
+    print(f"wrote {page}")
     return 0

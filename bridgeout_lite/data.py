@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import numbers
 import os
 import sys
 import warnings
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pooch
+import requests
 import torch
 from torch import Tensor
 
@@ -113,7 +115,7 @@ class Images:
 
     def normalize(self, x: Tensor) -> Tensor:
         """uint8 pixels to float32 with mean 0 and standard deviation 1 a channel (training set), channels_last."""
-        x = x.to(torch.float32, memory_format=torch.channels_last)
+        x = x.to(torch.float32, memory_format=torch.channels_last, copy=True)
         mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=x.device).view(1, -1, 1, 1)
         return x.sub_(mean).div_(std)
@@ -176,15 +178,12 @@ def load_images(
     if name not in IMAGE_SETS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(IMAGE_SETS)}")
     chosen, pixels = _pixels(name, data_folder(root), download)
-    if chosen == "digits":
-        valid = min(valid, len(pixels[1]) // 5)
     x, y, test_x, test_y, classes = pixels
-    train = _size("train", train, len(y) - valid)
-    test = _size("test", test, len(test_y))
-    if valid < 0 or train + valid > len(y):
-        raise ValueError(
-            f"train + valid must be at most the {len(y)} training images of {chosen}; got {train} + {valid}"
-        )
+    if chosen == "digits":
+        valid = min(valid, len(y) // 5)
+    valid = _size(f"{chosen}: valid", valid, len(y) - 1, least=0)
+    train = _size(f"{chosen} with valid={valid}: train", train, len(y) - valid)
+    test = _size(f"{chosen}: test", test, len(test_y))
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     train_part = Split(x[order[valid : valid + train]], y[order[valid : valid + train]])
     valid_part = Split(x[order[:valid]], y[order[:valid]])
@@ -217,12 +216,12 @@ def _channel_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _size(name: str, wanted: int | None, available: int) -> int:
+def _size(name: str, wanted: int | None, available: int, least: int = 1) -> int:
     if wanted is None:
-        return max(available, 0)
-    if not 0 < wanted <= available:
-        raise ValueError(f"{name} must be between 1 and the {available} images there are; got {wanted}")
-    return wanted
+        return available
+    if not isinstance(wanted, numbers.Integral) or not least <= wanted <= available:
+        raise ValueError(f"{name} must be a whole number from {least} to {available}; got {wanted!r}")
+    return int(wanted)
 
 
 _Pixels = tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...]]  # training x, y, test x, y, class names
@@ -256,18 +255,18 @@ def _cifar(name: str, root: Path, download: bool) -> _Pixels:
 
     import_torchvision()
     from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import extract_archive
 
     dataset: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     archive, size, md5, mirrors = _ARCHIVES[name]
-    with warnings.catch_warnings():
+    with _explained(root), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's about the pickles' old dtype flags; the pickles are md5-checked
         try:
-            parts = [dataset(root, train=flag, download=False) for flag in (True, False)]
-        except RuntimeError:
-            with _explained(root):
-                _fetch(archive, size, md5, mirrors, root, download)
-                # finds the archive, checks its md5 again, unpacks it and checks each file in it
-                parts = [dataset(root, train=flag, download=True) for flag in (True, False)]
+            parts = [dataset(root, train=flag) for flag in (True, False)]
+        except RuntimeError:  # torchvision's word for a missing or damaged file
+            _fetch(archive, size, md5, mirrors, root, download)
+            extract_archive(str(root / archive), str(root))
+            parts = [dataset(root, train=flag) for flag in (True, False)]
     train, test = parts
     pixels = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
     return pixels[0], torch.tensor(train.targets), pixels[1], torch.tensor(test.targets), tuple(train.classes)
@@ -286,7 +285,7 @@ def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Pa
             )
         print(f"{target} is damaged ({have:,} of {size:,} bytes): fetching it again", file=sys.stderr)
     if not download or os.environ.get("BRIDGEOUT_OFFLINE"):
-        raise DataError(f"not in {root}, and downloads are off: put {archive} there or allow the download")
+        raise DataError(f"not whole in {root}, and downloads are off: put {archive} there or allow the download")
     root.mkdir(parents=True, exist_ok=True)
     failures = []
     for url in mirrors:
@@ -296,9 +295,7 @@ def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Pa
             # pooch writes beside the target, checks the md5 and only then renames: no half file is left behind
             pooch.retrieve(url, known_hash=f"md5:{md5}", fname=archive, path=root, downloader=fetch)
             return
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT):
-                raise
+        except requests.RequestException as error:  # any other OSError is about our own disk
             failures.append(f"{url.split('/')[2]}: {type(error).__name__}")
         except ValueError:  # pooch's word for a wrong checksum
             failures.append(f"{url.split('/')[2]}: wrong checksum")
@@ -311,16 +308,16 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"interrupted; nothing half-written is left in {folder}. Run the same call again.", file=sys.stderr)
+        print(f"interrupted: run the same call again, it goes on from what is whole in {folder}", file=sys.stderr)
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"the disk of {folder} is full: free 400 MB there or set BRIDGEOUT_DATA elsewhere"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DataError(f"no permission to write in {folder}: set BRIDGEOUT_DATA to a folder of yours") from error
-        raise DataError(f"{folder}: {error}") from error
+            what = f"the disk of {folder} is full: free 400 MB there"
+        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:  # pooch's PermissionError has no errno
+            what = f"no permission to read and write in {folder}: get it"
+        else:
+            what = f"{folder} cannot be used ({error}): repair it"
+        raise DataError(f"{what}, or name another folder by root or BRIDGEOUT_DATA") from error
 
 
 def load_text(name: str = "auto", root: str | os.PathLike[str] | None = None, *, download: bool = True) -> Corpus:
@@ -358,7 +355,8 @@ def load_text(name: str = "auto", root: str | os.PathLike[str] | None = None, *,
 def _read_text(path: Path, md5: str) -> str:
     if not path.exists():
         raise DataError(f"{path} is missing: put it there, or use another text set")
-    content = path.read_bytes()
+    with _explained(path.parent):
+        content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise DataError(f"{path} is damaged (wrong md5, {len(content):,} bytes): replace it")
     return content.decode("utf-8")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -196,3 +197,28 @@ def smoke() -> list[Experiment]:
 
 
 SWEEPS: dict[str, Callable[[], list[Experiment]]] = {"activation-grid": activation_grid, "smoke": smoke}
+
+
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run: dataset, model, method, p, q, seed, epochs, seconds, the accuracies (%) and losses (nats)."""
+    rows = []
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        row = {k: spec[k] for k in ("dataset", "model", "method", "p", "q", "seed")}
+        row |= {"epochs": spec["recipe"]["epochs"], "seconds": record.provenance["seconds"]}
+        rows.append(row | {k: v for k, v in metrics.items() if isinstance(v, float)})
+    return pd.DataFrame(rows)
+
+
+def layers_frame(records: Iterable[Record], *, per_sample: bool = False) -> pd.DataFrame:
+    """One row a run and layer: model, method, p, q, seed, layer, hoyer, gini, zero_fraction, rms, and noise_power, the
+    noise's power over the signal's, p/(1-p) mean|x|^q / mean x^2."""
+    rows = []
+    for record in records:
+        spec = record.spec
+        for name, layer in record.metrics["layers"].items():
+            row = {k: spec[k] for k in ("model", "method", "p", "q", "seed")} | {"layer": name}
+            measured = layer["per_sample"] if per_sample else layer
+            row |= {k: measured[k] for k in ("hoyer", "gini", "zero_fraction", "rms")}
+            rows.append(row | {"noise_power": spec["p"] / (1 - spec["p"]) * layer["noise_ratio"]})
+    return pd.DataFrame(rows)

@@ -5,10 +5,10 @@ from generators seeded by (seed, epoch), so a run resumed from the checkpoint of
 one that was never stopped, on the same machine and device.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-import pickle
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -67,11 +67,16 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
-        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+        if not 0 < self.lr < float("inf") or not self.weight_decay >= 0 or not 0 <= self.momentum < 1:
             raise ValueError(
                 "lr must be > 0, weight_decay >= 0 and 0 <= momentum < 1; "
                 f"got lr={self.lr!r}, weight_decay={self.weight_decay!r}, momentum={self.momentum!r}"
             )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be > 0, or None for no clipping; got {self.clip!r}")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if not all(isinstance(m, int) and m > 0 for m in self.milestones):
+            raise ValueError(f"milestones must be epochs, whole numbers >= 1; got {self.milestones!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +89,8 @@ class History:
     device: str
 
     @property
-    def last(self) -> dict[str, float]:
-        """The row of the last epoch."""
+    def last_row(self) -> dict[str, float]:
+        """The row of the last epoch, by column name."""
         return {str(k): float(v) for k, v in self.frame.iloc[-1].items()}
 
 
@@ -141,8 +146,9 @@ def fit(
         progress: show a bar with loss, accuracy and time left (the environment variable TQDM_DISABLE hides it).
 
     Raises:
-        ValueError: fewer training images than one batch; an unusable device.
-        CheckpointError: the checkpoint is unreadable or belongs to another model, recipe, seed or data set.
+        ValueError: fewer training images than one batch; no validation images; an unusable device.
+        CheckpointError: the checkpoint is unreadable, belongs to another model, recipe, seed or data set, or cannot
+            be written (found out before training starts).
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: passed on, after one line that says from which epoch a second call goes on.
     """
@@ -150,7 +156,12 @@ def fit(
     where = pick_device(device)
     precision = pick_precision(recipe.precision, where)
     if len(images.train) < recipe.batch_size:
-        raise ValueError(f"{len(images.train)} training images are fewer than one batch of {recipe.batch_size}")
+        raise ValueError(
+            f"{len(images.train)} training images are fewer than one batch of {recipe.batch_size}: "
+            "load more of them, or lower batch_size"
+        )
+    if not len(images.valid):
+        raise ValueError(f"the validation split of {images.name} is empty: load it with valid >= 1")
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.to(where)
     steps = len(images.train) // recipe.batch_size
@@ -167,15 +178,19 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         rows = _restore(path, identity, model, optimizer, scheduler, where)
-    bar = tqdm(total=recipe.epochs * steps, initial=len(rows) * steps, disable=not progress, unit="batch", leave=False)
+    elif path is not None:
+        _save(path, identity, model, optimizer, scheduler, rows)
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    bar = tqdm(total=recipe.epochs * steps, initial=len(rows) * steps, disable=hidden, unit="batch", leave=False)
     devices = [where] if where.type == "cuda" else []
     try:
         with bar, torch.random.fork_rng(devices), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             for epoch in range(len(rows), recipe.epochs):
                 torch.manual_seed(_mix(seed, epoch))
-                rows.append(_epoch(model, images, recipe, optimizer, scheduler, steps, precision, epoch, seed, bar))
+                row = _epoch(model, images, recipe, optimizer, scheduler, steps, precision, epoch, seed, bar)
                 if path is not None:
-                    _save(path, identity, model, optimizer, scheduler, rows)
+                    _save(path, identity, model, optimizer, scheduler, [*rows, row])
+                rows.append(row)
     except KeyboardInterrupt:
         kept = f"run the same call again to go on from epoch {len(rows) + 1}" if path else "no checkpoint was asked for"
         print(f"interrupted in epoch {len(rows) + 1} of {recipe.epochs}: {kept}", file=sys.stderr)
@@ -286,8 +301,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     library, total = torch.optim.lr_scheduler, recipe.epochs * steps
     if recipe.schedule == "onecycle":
+        rise = max(0.2, 2 / (total + 1))  # at least one step up: OneCycleLR divides by their number
         return library.OneCycleLR(
-            optimizer, recipe.lr, total_steps=total + 1, pct_start=0.2, anneal_strategy="linear", cycle_momentum=False
+            optimizer, recipe.lr, total_steps=total + 1, pct_start=rise, anneal_strategy="linear", cycle_momentum=False
         )
     if recipe.schedule == "cosine":
         return library.CosineAnnealingLR(optimizer, total)
@@ -319,29 +335,33 @@ def _save(path: Path, identity: dict[str, str], model: Any, optimizer: Any, sche
         "scheduler": scheduler.state_dict(),
         "rows": rows,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, partial)
         os.replace(partial, path)  # at any moment the checkpoint is either the old or the new one, whole
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"checkpoint {path} could not be written ({str(error).splitlines()[0]}): free space or choose another "
-            f"place; the checkpoint of the epoch before is unharmed"
+            f"checkpoint {path} could not be written ({reason}): free space or name another file; "
+            "what stood there before is unharmed"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # after os.replace there is none
+            partial.unlink()
 
 
 def _restore(path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, where: Any) -> list[Any]:
     try:
         state = torch.load(path, map_location=where, weights_only=True)
-        saved = state["identity"]
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of fit(): delete it or name another file") from error
-    differ = [key for key, value in identity.items() if saved.get(key) != value]
+        differ = [key for key, value in identity.items() if state["identity"].get(key) != value]
+    except Exception as error:  # whatever garbage makes of the reader
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint of fit() ({type(error).__name__}): name another file or delete it"
+        ) from error
     if differ:
         raise CheckpointError(
-            f"{path} belongs to another run (another {', another '.join(differ)}): delete it or name another file"
+            f"{path} belongs to another run (another {', another '.join(differ)}): name another file or delete it"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,296 @@
+"""The reproduction ledger: each published claim beside what we measured, with spread, verdict and reason.
+
+A claim is judged by a function of the records or of exact computation, never by hand. ``bridgeout report`` writes the
+page ``book/ledger.md`` from :func:`ledger_page`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+import torch
+
+from . import theory
+from .experiments import layers_frame, runs_frame
+from .noise import bridgeout, keep_mask, sparseout
+from .records import Record, summarise
+
+VERDICTS = ("reproduced", "reproduced in direction", "not reproduced", "not run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What we measured for a claim: ``ours`` (with interval and n), one of ``VERDICTS``, and the reason."""
+
+    ours: str
+    verdict: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A published claim.
+
+    Attributes:
+        claim: in our words. source: where it stands. published: its number, or "no number known to us".
+        scale: how our test differs in scale. command: what reruns the test.
+        judge: from the recorded runs of the activation grid to a :class:`Finding`.
+    """
+
+    claim: str
+    source: str
+    published: str
+    scale: str
+    command: str
+    judge: Callable[[list[Record]], Finding]
+
+
+def paired_difference(rows: pd.DataFrame, value: str, a: float, b: float) -> tuple[float, float, float, int]:
+    """Mean over seeds of ``value`` at q = a minus at q = b, with its 95 % interval: (mean, low, high, n)."""
+    table = rows[rows["q"].isin([a, b])].pivot_table(index="seed", columns="q", values=value)
+    gap = pd.DataFrame({"all": 0, "gap": (table[a] - table[b]).dropna()})
+    if gap.empty:
+        return float("nan"), float("nan"), float("nan"), 0
+    row = summarise(gap, ["all"], "gap").iloc[0]
+    return float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"])
+
+
+def _double(*shape: int, seed: int) -> torch.Tensor:
+    # numbers without a random generator, so that every platform has the same
+    return torch.sin(torch.arange(1, 1 + torch.Size(shape).numel(), dtype=torch.float64) * (1.7 + seed)).view(shape)
+
+
+def _worst(family: str, noise_on: str, size: float) -> float:
+    """Largest relative difference of the closed form from the sum over all masks, over a grid of p and q."""
+    features, weights = _double(12, 6, seed=0), _double(6, seed=1)
+    if noise_on == "features":  # scaling what carries no noise scales the noise of the prediction and nothing else
+        weights = size * weights
+    else:
+        features = size * features
+    gaps = []
+    for p in (0.1, 0.3, 0.5):
+        for q in (0.5, 1.0, 1.5, 2.0, 3.0):
+            exact = theory.exact_penalty(features, weights, p, q, family, noise_on)
+            gaps.append(((theory.lq_penalty(features, weights, p, q, family, noise_on) - exact) / exact).abs().item())
+    return max(gaps)
+
+
+def _equivalence(noise_on: str) -> Callable[[list[Record]], Finding]:
+    def judge(records: list[Record]) -> Finding:
+        linear = _worst("gaussian", noise_on, 1.0)
+        logistic = _worst("bernoulli", noise_on, 0.1)
+        holds = linear < 1e-12 and logistic < 0.05
+        return Finding(
+            f"linear: largest relative error {'below 1e-12' if linear < 1e-12 else f'{linear:.1e}'}; "
+            f"logistic at small noise: {100 * logistic:.1f} %",
+            "reproduced" if holds else "not reproduced",
+            "closed form against the sum over all masks, p in {.1, .3, .5}, q in {.5, 1, 1.5, 2, 3}; exact for linear "
+            "regression, second order otherwise; for deep networks it is a heuristic",
+        )
+
+    return judge
+
+
+def _dropout_is_q2(records: list[Record]) -> Finding:
+    x = _double(50_000, seed=2).float()
+    same = []
+    for p in (0.1, 0.3, 0.5, 0.9):
+        noisy = sparseout(x, p, 2.0, generator=torch.Generator().manual_seed(0))
+        mask = keep_mask(x, p, torch.Generator().manual_seed(0))
+        same.append(torch.equal(noisy, x * mask.to(x.dtype).div_(1 - p)))
+    return Finding(
+        "every bit equal at the same mask" if all(same) else "bits differ",
+        "reproduced" if all(same) else "not reproduced",
+        "for the odd form, which is the released one; the even form differs for negative values",
+    )
+
+
+def _even_is_not_dropconnect(records: list[Record]) -> Finding:
+    w = -_double(2_000, seed=3).abs()
+    noisy = bridgeout(w, 0.3, 2.0, generator=torch.Generator().manual_seed(0))
+    # DropConnect leaves 0 or w / (1-p); w + |w| xi gives 2w or w (1 - p/(1-p)) for negative w
+    dropconnect = ((noisy == 0) | torch.isclose(noisy, w / 0.7)).double().mean().item()
+    return Finding(
+        f"{100 * dropconnect:.0f} % of negative weights land on a DropConnect value (p = 0.3)",
+        "not reproduced",
+        "the released Bridgeout perturbs by |w|^(q/2) without the sign: same mean and variance, another law for w < 0",
+    )
+
+
+def _sparser(layer: str, model: str) -> Callable[[list[Record]], Finding]:
+    def judge(records: list[Record]) -> Finding:
+        rows = layers_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] == model)
+        rows = rows[(rows["p"] == 0.2) & (rows["layer"] == layer)] if len(rows) else rows
+        if not len(rows):
+            return Finding("-", "not run", "no records yet")
+        low_mean, low_low, low_high, n = paired_difference(rows, "hoyer", 1.0, 2.0)
+        high_mean, high_low, high_high, _ = paired_difference(rows, "hoyer", 3.0, 2.0)
+        text = (
+            f"Hoyer against Dropout: q=1 {low_mean:+.3f} [{low_low:+.3f}, {low_high:+.3f}], "
+            f"q=3 {high_mean:+.3f} [{high_low:+.3f}, {high_high:+.3f}], n={n}"
+        )
+        if low_low > 0 and high_high < 0:
+            return Finding(text, "reproduced in direction", "both intervals lie on the claimed side of zero")
+        if low_high < 0 or high_low > 0:
+            return Finding(text, "not reproduced", "at least one interval lies on the other side of zero")
+        return Finding(text, "not reproduced", "at least one interval contains zero")
+
+    return judge
+
+
+def _denser_is_better(records: list[Record]) -> Finding:
+    rows = runs_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] == "smallcnn")
+    if not len(rows):
+        return Finding("-", "not run", "no records yet")
+    valid = summarise(rows, ["q", "p"], "valid_accuracy").sort_values("mean").groupby("q").last()  # best p for each q
+    best_p, accuracy = valid["p"].to_dict(), valid["mean"].to_dict()
+    chosen = rows[[best_p[q] == p for q, p in zip(rows["q"], rows["p"], strict=True)]]
+    dense, sparse = (max(set(side) & set(accuracy), key=accuracy.__getitem__) for side in ((2.5, 3.0), (1.0, 1.5)))
+    mean, low, high, n = paired_difference(chosen, "test_accuracy", dense, sparse)
+    text = f"test accuracy of q={dense:g} minus q={sparse:g}: {mean:+.2f} points [{low:+.2f}, {high:+.2f}], n={n}"
+    if low > 0:
+        return Finding(text, "reproduced in direction", "p and the q of each side were chosen on validation")
+    side = "the sparse side is better" if high < 0 else "the interval contains zero"
+    return Finding(text, "not reproduced", f"p and the q of each side were chosen on validation; {side}")
+
+
+def _not_run(reason: str) -> Callable[[list[Record]], Finding]:
+    return lambda records: Finding("-", "not run", reason)
+
+
+_NO_NUMBER = "no number known to us"
+_GRID = "small CNN (0.17 M parameters), 5 epochs, CIFAR-10, 45,000 images; the paper used far larger networks"
+_THEORY = "none: the claim is mathematical"
+
+CLAIMS = (
+    Claim(
+        "Sparseout's noise is an L_q penalty on the features of a generalised linear model",
+        "Khan & Stavness 2019, abstract",
+        _NO_NUMBER,
+        _THEORY,
+        "chapter 2; `bridgeout report`",
+        _equivalence("features"),
+    ),
+    Claim(
+        "Dropout is Sparseout at q = 2",
+        "Khan & Stavness 2019, abstract",
+        "equal",
+        _THEORY,
+        "chapter 2; `bridgeout report`",
+        _dropout_is_q2,
+    ),
+    Claim(
+        "Bridgeout's noise is an L_q penalty on the weights of a generalised linear model",
+        "Khan, Shah & Stavness 2018, abstract",
+        _NO_NUMBER,
+        _THEORY,
+        "chapter 3; `bridgeout report`",
+        _equivalence("weights"),
+    ),
+    Claim(
+        "Bridgeout at q = 2, as released, is DropConnect",
+        "reading of the released code; not claimed by the papers",
+        "equal in mean and variance",
+        _THEORY,
+        "chapter 3; `bridgeout report`",
+        _even_is_not_dropconnect,
+    ),
+    Claim(
+        "Activations are sparser than Dropout's for q < 2 and denser for q > 2: last hidden layer",
+        "README of the released Sparseout code",
+        _NO_NUMBER,
+        _GRID,
+        "`bridgeout sweep activation-grid`",
+        _sparser("relu5", "smallcnn"),
+    ),
+    Claim(
+        "The same, in the third of four convolutional layers",
+        "README of the released Sparseout code",
+        _NO_NUMBER,
+        _GRID,
+        "`bridgeout sweep activation-grid`",
+        _sparser("relu3", "smallcnn"),
+    ),
+    Claim(
+        "The same, in that layer of a network without BatchNorm",
+        "README of the released Sparseout code",
+        _NO_NUMBER,
+        _GRID,
+        "`bridgeout sweep activation-grid`",
+        _sparser("relu3", "smallcnn-plain"),
+    ),
+    Claim(
+        "Image classification prefers denser activations (q > 2 over q < 2)",
+        "Khan & Stavness 2019, abstract",
+        _NO_NUMBER,
+        _GRID,
+        "`bridgeout sweep activation-grid`",
+        _denser_is_better,
+    ),
+    Claim(
+        "Language modelling prefers sparser activations (q < 2)",
+        "Khan & Stavness 2019, abstract",
+        _NO_NUMBER,
+        "-",
+        "-",
+        _not_run("no language models in the book yet"),
+    ),
+    Claim(
+        "Networks trained with Batch Bridgeout keep their accuracy when filters are pruned",
+        "Khan & Stavness 2020, 18 curves",
+        "VGG-16, CIFAR-10, 40 % of filters: 87.53 % against 11.26 % (weight decay)",
+        "-",
+        "-",
+        _not_run("no pruning in the book yet"),
+    ),
+)
+
+
+def ledger_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a claim: claim, source, published, ours, verdict, reason, scale, command."""
+    records = list(records)
+    rows = []
+    for claim in CLAIMS:
+        row = {k: getattr(claim, k) for k in ("claim", "source", "published", "scale", "command")}
+        rows.append(row | dataclasses.asdict(claim.judge(records)))
+    return pd.DataFrame(rows)
+
+
+def ledger_page(records: Iterable[Record]) -> str:
+    """The page ``book/ledger.md``, as MyST markdown."""
+    table = ledger_table(records)
+    counts = table["verdict"].value_counts()
+    lines = [
+        "# The reproduction ledger",
+        "",
+        "<!-- Written by `bridgeout report` from results/; do not edit. -->",
+        "",
+        "Each claim stands beside what we measured: mean and 95 % interval over seeds where there is chance in it. A",
+        "measured claim without a published number can at best be *reproduced in direction*. What was not run says so.",
+        "",
+        ", ".join(f"**{counts[v]}** {v}" for v in VERDICTS if v in counts) + ".",
+        "",
+    ]
+    for number, row in enumerate(table.to_dict("records"), 1):
+        lines += [
+            f"## {number}. {row['claim']}",
+            "",
+            f"| verdict | {row['verdict']} |",
+            "| --- | --- |",
+            f"| ours | {_cell(row['ours'])} |",
+            f"| published | {_cell(row['published'])} |",
+            f"| why this verdict | {_cell(row['reason'])} |",
+            f"| source | {_cell(row['source'])} |",
+            f"| difference in scale | {_cell(row['scale'])} |",
+            f"| rerun | {row['command']} |",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return str(text).replace("|", "\\|")
