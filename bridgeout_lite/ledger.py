@@ -17,6 +17,9 @@ from .records import Record, summarise
 
 VERDICTS = ("reproduced", "reproduced in direction", "not reproduced", "not run")
 
+# No verdict on fewer.
+LEAST_SEEDS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -51,10 +54,10 @@ class Claim:
 
 def paired_difference(rows: pd.DataFrame, value: str, a: float, b: float) -> tuple[float, float, float, int]:
     """Mean over seeds of ``value`` at q = a minus at q = b, with its 95 % interval: (mean, low, high, n)."""
-    table = rows[rows["q"].isin([a, b])].pivot_table(index="seed", columns="q", values=value)
-    gap = pd.DataFrame({"all": 0, "gap": (table[a] - table[b]).dropna()})
-    if gap.empty:
+    if not len(rows) or not {a, b} <= set(rows["q"]):
         return float("nan"), float("nan"), float("nan"), 0
+    table = rows.pivot_table(index="seed", columns="q", values=value)
+    gap = pd.DataFrame({"all": 0, "gap": (table[a] - table[b]).dropna()})
     row = summarise(gap, ["all"], "gap").iloc[0]
     return float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"])
 
@@ -124,11 +127,12 @@ def _even_is_not_dropconnect(records: list[Record]) -> Finding:
 def _sparser(layer: str, model: str) -> Callable[[list[Record]], Finding]:
     def judge(records: list[Record]) -> Finding:
         rows = layers_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] == model)
-        rows = rows[(rows["p"] == 0.2) & (rows["layer"] == layer)] if len(rows) else rows
-        if not len(rows):
-            return Finding("-", "not run", "no records yet")
+        if len(rows):
+            rows = rows[(rows["p"] == 0.2) & (rows["layer"] == layer)]
         low_mean, low_low, low_high, n = paired_difference(rows, "hoyer", 1.0, 2.0)
-        high_mean, high_low, high_high, _ = paired_difference(rows, "hoyer", 3.0, 2.0)
+        high_mean, high_low, high_high, m = paired_difference(rows, "hoyer", 3.0, 2.0)
+        if min(n, m) < LEAST_SEEDS:
+            return Finding("-", "not run", f"fewer than {LEAST_SEEDS} seeds recorded")
         text = (
             f"Hoyer against Dropout: q=1 {low_mean:+.3f} [{low_low:+.3f}, {low_high:+.3f}], "
             f"q=3 {high_mean:+.3f} [{high_low:+.3f}, {high_high:+.3f}], n={n}"
@@ -144,12 +148,12 @@ def _sparser(layer: str, model: str) -> Callable[[list[Record]], Finding]:
 
 def _denser_is_better(records: list[Record]) -> Finding:
     rows = runs_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] == "smallcnn")
-    if not len(rows):
-        return Finding("-", "not run", "no records yet")
+    if not len(rows) or rows.groupby(["p", "q"])["seed"].nunique().min() < LEAST_SEEDS or rows["q"].nunique() < 5:
+        return Finding("-", "not run", f"fewer than {LEAST_SEEDS} seeds recorded")
     valid = summarise(rows, ["q", "p"], "valid_accuracy").sort_values("mean").groupby("q").last()  # best p for each q
     best_p, accuracy = valid["p"].to_dict(), valid["mean"].to_dict()
     chosen = rows[[best_p[q] == p for q, p in zip(rows["q"], rows["p"], strict=True)]]
-    dense, sparse = (max(set(side) & set(accuracy), key=accuracy.__getitem__) for side in ((2.5, 3.0), (1.0, 1.5)))
+    dense, sparse = (max(side, key=accuracy.__getitem__) for side in ((2.5, 3.0), (1.0, 1.5)))
     mean, low, high, n = paired_difference(chosen, "test_accuracy", dense, sparse)
     text = f"test accuracy of q={dense:g} minus q={sparse:g}: {mean:+.2f} points [{low:+.2f}, {high:+.2f}], n={n}"
     if low > 0:
