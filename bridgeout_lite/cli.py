@@ -14,10 +14,11 @@ import torch
 
 from . import experiments
 from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
+from .figures import overview
 from .ledger import ledger_page
 from .models import MODELS
 from .notebook import data_state, results
-from .records import Store, package_version
+from .records import Store, package_version, rounded
 from .training import Recipe, pick_device, pick_precision
 
 _NEEDED = (
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--device", default="auto")
     sweep.set_defaults(run=_sweep)
 
-    report = commands.add_parser("report", help="write book/ledger.md from results/")
+    report = commands.add_parser("report", help="write the ledger and the overview figure from results/")
     report.add_argument("--check", action="store_true", help="only say whether the page is up to date")
     report.set_defaults(run=_report)
     return parser
@@ -141,7 +142,9 @@ def _train(arguments: argparse.Namespace) -> int:
     experiment = dataclasses.replace(experiment, dataset=images.name)
     record = experiments.run(experiment, images, device=device, checkpoint=arguments.checkpoint)
     for name, layer in record.metrics["layers"].items():
-        print(f"  {name}: " + ", ".join(f"{k} {layer[k]:.3f}" for k in ("hoyer", "gini", "zero_fraction", "rms")))
+        print(
+            f"  {name}: " + ", ".join(f"{k} {rounded(layer[k], 3)}" for k in ("hoyer", "gini", "zero_fraction", "rms"))
+        )
     metrics = record.metrics
     print(f"validation accuracy {metrics['valid_accuracy']:.2f} %, test accuracy {metrics['test_accuracy']:.2f} %")
     print(f"{record.provenance['seconds']:.0f} s on {record.provenance['device']}")
@@ -153,17 +156,20 @@ def _train(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     store = arguments.store or Path("results") / f"{arguments.name}.jsonl"
     todo = experiments.SWEEPS[arguments.name]()
-    records = experiments.sweep(todo, store, device=arguments.device)
+    records = experiments.sweep(todo, store, device=pick_device(arguments.device))
     print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store}")
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    page, text = Path("book") / "ledger.md", ledger_page(results("activation-grid"))
+    records = list(results("activation-grid"))
+    page, text = Path("book") / "ledger.md", ledger_page(records)
     if arguments.check:
         fresh = page.is_file() and page.read_text(encoding="utf-8") == text
         print(f"{page} is {'up to date' if fresh else 'out of date: run bridgeout report'}")
         return 0 if fresh else 1
     page.write_text(text, encoding="utf-8")
-    print(f"wrote {page}")
+    picture = Path("book") / "static" / "overview.png"
+    overview(records).savefig(picture, dpi=130)
+    print(f"wrote {page} and {picture}")
     return 0

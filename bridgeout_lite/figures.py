@@ -1,13 +1,19 @@
 """Matplotlib figures: one style, one message each. A figure takes numbers or records and never trains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from .experiments import layers_frame
+from .records import Record, summarise
+from .theory import exact_penalty, relative_noise
 
 # Okabe and Ito's palette, told apart with every common colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -60,9 +66,7 @@ def panels(count: int = 1, *, width: float = 7.2, height: float = 3.2, **kwargs:
     return plt.subplots(1, count, figsize=(width, height), **kwargs)
 
 
-def band(
-    ax: Axes, x: Sequence[float], mean: Sequence[float], low: Sequence[float], high: Sequence[float], **kwargs: Any
-) -> None:
+def band(ax: Axes, x: ArrayLike, mean: ArrayLike, low: ArrayLike, high: ArrayLike, **kwargs: Any) -> None:
     """A line of means with its interval as a shaded band; ``kwargs`` go to ``plot``."""
     (line,) = ax.plot(x, mean, **kwargs)
     ax.fill_between(np.asarray(x, float), low, high, color=line.get_color(), alpha=0.18, linewidth=0)
@@ -70,9 +74,9 @@ def band(
 
 def agreement(
     ax: Axes,
-    expected: Sequence[float],
-    measured: Sequence[float],
-    errors: Sequence[float],
+    expected: ArrayLike,
+    measured: ArrayLike,
+    errors: ArrayLike,
     *,
     label: str | None = None,
     **kwargs: Any,
@@ -81,3 +85,40 @@ def agreement(
     ax.errorbar(expected, measured, yerr=4 * np.asarray(errors), fmt="o", capsize=2, label=label, **kwargs)
     low, high = float(np.min(expected)), float(np.max(expected))
     ax.plot([low, high], [low, high], color=GREY, linewidth=1, marker="", zorder=0)
+
+
+def overview(records: Iterable[Record]) -> Figure:
+    """The book in one figure: the noise, the penalty it makes, and the sparsity it leaves in a network.
+
+    Args:
+        records: the activation grid (chapter 4).
+    """
+    use_style()
+    fig, (noise, penalty, network) = panels(3, width=11, height=3.5)
+    p, x = 0.3, torch.linspace(-2, 2, 401, dtype=torch.float64)
+    for q in (1.0, 2.0, 3.0):
+        deviation = x.abs() * relative_noise(x, p, q).nan_to_num(posinf=0.0)
+        noise.fill_between(x, x - deviation, x + deviation, color=Q_COLOURS[q], alpha=0.22, linewidth=0)
+        noise.plot(x, x + deviation, color=Q_COLOURS[q], marker="", label=f"q = {q:g}")
+        noise.plot(x, x - deviation, color=Q_COLOURS[q], marker="")
+        # E[A(x + noise)] - A(x) for a quadratic loss with weight 1, by summing over both values of the noise
+        dots = x[::40]
+        exact = [exact_penalty(d.view(1, 1), torch.ones(1, dtype=x.dtype), p, q).item() for d in dots]
+        penalty.plot(x, 0.5 * p / (1 - p) * x.abs().pow(q), color=Q_COLOURS[q], marker="", label=f"|x|^{q:g}")
+        penalty.plot(dots, exact, color=Q_COLOURS[q], marker=Q_MARKERS[q], linestyle="")
+    noise.set(
+        xlabel="activation x", ylabel="x and one standard deviation of noise", title="Noise that grows as |x|^(q/2) ..."
+    )
+    noise.legend(loc="upper left")
+    penalty.set(xlabel="activation x", ylabel="what it adds to the loss (nats)", title="... is a penalty |x|^q ...")
+    penalty.legend(loc="upper center")
+    rows = layers_frame(r for r in records if r.spec["model"] == "smallcnn" and r.spec["method"] == "sparseout")
+    rows = rows[rows["layer"] == "relu5"]
+    for p, colour, marker in ((0.1, SKY, "o"), (0.2, BLUE, "s")):
+        part = summarise(rows[rows["p"] == p], ["q"], "hoyer")
+        band(
+            network, part["q"], part["mean"], part["low"], part["high"], color=colour, marker=marker, label=f"p = {p:g}"
+        )
+    network.set(xlabel="q", ylabel="Hoyer sparsity, 0 to 1", title="... and low q leaves fewer units on")
+    network.legend(loc="upper right", title="hidden layer, CIFAR-10")
+    return fig

@@ -8,6 +8,7 @@ one that was never stopped, on the same machine and device.
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import sys
 import time
@@ -233,12 +234,13 @@ def _epoch(
             totals += torch.stack([loss.detach(), (logits.argmax(1) == y[index]).float().mean()])
         bar.update()
     train_loss, train_hits = (totals / steps).tolist()
-    if not train_loss < float("inf"):  # catches nan too
-        raise FloatingPointError(
-            f"the training loss is {train_loss} in epoch {epoch + 1}: lower lr (now {recipe.lr:g}) or p, or set clip"
-        )
     seconds = time.perf_counter() - start
     valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=precision)
+    if not math.isfinite(train_loss + valid_loss):  # the last step alone may have thrown the weights off
+        raise FloatingPointError(
+            f"the training loss is {train_loss} and the validation loss {valid_loss} in epoch {epoch + 1}: "
+            f"lower lr (now {recipe.lr:g}) or p, or set clip"
+        )
     bar.set_postfix(loss=f"{train_loss:.3f}", valid=f"{valid_accuracy:.1f} %")
     return {
         "epoch": epoch + 1,

@@ -1,0 +1,100 @@
+"""The house rules: floors, addresses, notebooks with outputs and alt text, vendored files, the ledger up to date."""
+
+import ast
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+FLOORS = {
+    "noise": 0,
+    "sparsity": 0,
+    "data": 0,
+    "records": 0,
+    "tv_compat": 0,
+    "layers": 1,
+    "theory": 1,
+    "models": 2,
+    "training": 3,
+    "experiments": 5,
+    "figures": 6,
+    "ledger": 6,
+    "notebook": 7,
+    "cli": 7,
+}
+
+
+def test_a_module_imports_only_from_floors_below():
+    modules = {path.stem: path for path in (ROOT / "bridgeout_lite").glob("*.py") if path.stem != "__init__"}
+    assert set(modules) == set(FLOORS)
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                for other in [node.module] if node.module else [alias.name for alias in node.names]:
+                    below = FLOORS[other] < FLOORS[name] or (FLOORS[other] == FLOORS[name] in (0, 7))
+                    assert below, f"{name} (floor {FLOORS[name]}) imports {other} (floor {FLOORS[other]})"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_is_stored_executed_and_checkable(path):
+    cells = json.loads(path.read_text())["cells"]
+    for cell in (c for c in cells if c["cell_type"] == "code"):
+        source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        assert cell["execution_count"], f"never executed, so nbval compares nothing: {source[:60]}"
+        assert not any(o["output_type"] == "error" for o in cell["outputs"]), source[:60]
+        pictures = [o for o in cell["outputs"] if "image/png" in o.get("data", {})]
+        if pictures:
+            alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(pictures) == 1 and len(alt) > 40, f"one figure with alt text a cell: {source[:60]}"
+        if "nbval-ignore-output" in tags and "bl.notebook.setup" not in source and cell["outputs"] and not pictures:
+            assert "assert" in source, f"its output is ignored and nothing is asserted: {source[:60]}"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_has_its_parts(path):
+    text = "\n".join(
+        "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"
+    )
+    for part in ("Objectives", "Prerequisites", "Open in Colab", "What to remember", "## Exercises", "## References"):
+        assert part in text, part
+    assert re.search(r"[Pp]redict", text) and "ledger" in text
+    assert len(re.findall(r"^# ", text, re.M)) == 1
+    assert text.count("{exercise}") == text.count("{solution}") >= 2
+    assert not re.search(r"!\[[^\]]*\]\(http", text), "no picture from another host"
+
+
+def test_every_address_is_that_of_the_configuration():
+    owner = re.search(r"url: https://github.com/(\S+)", (ROOT / "_config.yml").read_text())[1]
+    files = [*CHAPTERS, ROOT / "README.md", *(ROOT / "book").glob("*.md")]
+    for path in files:
+        for found in re.findall(r"github(?:\.com)?/([\w-]+/[\w-]+)(?=[/\s\"\\)`&]|$)", path.read_text()):
+            if found.startswith("sparsity") or "colab" in path.read_text()[:0]:
+                assert found == owner, f"{path.name}: {found}"
+    for path in CHAPTERS:
+        assert f"colab.research.google.com/github/{owner}/blob/main/notebooks/{path.name}" in path.read_text()
+
+
+def test_vendored_files_are_what_they_were():
+    folder = ROOT / "book" / "static" / "vendor"
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        checksum, name = line.split()
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum, name
+
+
+def test_the_ledger_is_that_of_the_records():
+    from bridgeout_lite.ledger import CLAIMS, ledger_page
+    from bridgeout_lite.notebook import results
+
+    page = ledger_page(results("activation-grid"))
+    assert (ROOT / "book" / "ledger.md").read_text() == page, "run `make report`"
+    assert page.count("| verdict |") == len(CLAIMS)
+
+
+def test_no_path_of_a_machine_is_committed():
+    for path in [*CHAPTERS, *(ROOT / "book").glob("*.md"), *(ROOT / "results").glob("*.jsonl"), ROOT / "README.md"]:
+        assert not re.search(r"(?<![\w.:/])/(?:home|root|Users|tmp|work)/", path.read_text()), path.name
