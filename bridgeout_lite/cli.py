@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ import torch
 from . import experiments
 from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
 from .figures import overview
-from .ledger import ledger_page
+from .ledger import ledger_page, ledger_table, state
 from .models import MODELS
 from .notebook import data_state, results
 from .records import Store, package_version, rounded
@@ -169,7 +170,11 @@ def _report(arguments: argparse.Namespace) -> int:
         print(f"{page} is {'up to date' if fresh else 'out of date: run bridgeout report'}")
         return 0 if fresh else 1
     page.write_text(text, encoding="utf-8")
+    readme = Path("README.md")
+    marked = re.compile(r"(<!-- ledger -->).*?(<!-- /ledger -->)", re.DOTALL)
+    sentence = state(ledger_table(records))
+    readme.write_text(marked.sub(rf"\1 {sentence} \2", readme.read_text(encoding="utf-8")), encoding="utf-8")
     picture = Path("book") / "static" / "overview.png"
     overview(records).savefig(picture, dpi=130)
-    print(f"wrote {page} and {picture}")
+    print(f"wrote {page}, {picture} and the ledger's state in {readme}")
     return 0

@@ -98,18 +98,16 @@ def overview(records: Iterable[Record]) -> Figure:
     p, x = 0.3, torch.linspace(-2, 2, 401, dtype=torch.float64)
     for q in (1.0, 2.0, 3.0):
         deviation = x.abs() * relative_noise(x, p, q).nan_to_num(posinf=0.0)
-        noise.fill_between(x, x - deviation, x + deviation, color=Q_COLOURS[q], alpha=0.22, linewidth=0)
-        noise.plot(x, x + deviation, color=Q_COLOURS[q], marker="", label=f"q = {q:g}")
-        noise.plot(x, x - deviation, color=Q_COLOURS[q], marker="")
+        noise.plot(x, deviation, color=Q_COLOURS[q], marker="", label=f"q = {q:g}")
         # E[A(x + noise)] - A(x) for a quadratic loss with weight 1, by summing over both values of the noise
         dots = x[::40]
         exact = [exact_penalty(d.view(1, 1), torch.ones(1, dtype=x.dtype), p, q).item() for d in dots]
         penalty.plot(x, 0.5 * p / (1 - p) * x.abs().pow(q), color=Q_COLOURS[q], marker="", label=f"|x|^{q:g}")
         penalty.plot(dots, exact, color=Q_COLOURS[q], marker=Q_MARKERS[q], linestyle="")
     noise.set(
-        xlabel="activation x", ylabel="x and one standard deviation of noise", title="Noise that grows as |x|^(q/2) ..."
+        xlabel="activation x", ylabel="standard deviation of the noise", title="Noise that grows as |x|^(q/2) ..."
     )
-    noise.legend(loc="upper left")
+    noise.legend(loc="upper center")
     penalty.set(xlabel="activation x", ylabel="what it adds to the loss (nats)", title="... is a penalty |x|^q ...")
     penalty.legend(loc="upper center")
     rows = layers_frame(r for r in records if r.spec["model"] == "smallcnn" and r.spec["method"] == "sparseout")

@@ -267,7 +267,6 @@ def ledger_table(records: Iterable[Record]) -> pd.DataFrame:
 def ledger_page(records: Iterable[Record]) -> str:
     """The page ``book/ledger.md``, as MyST markdown."""
     table = ledger_table(records)
-    counts = table["verdict"].value_counts()
     lines = [
         "# The reproduction ledger",
         "",
@@ -276,7 +275,11 @@ def ledger_page(records: Iterable[Record]) -> str:
         "Each claim stands beside what we measured: mean and 95 % interval over seeds where there is chance in it. A",
         "measured claim without a published number can at best be *reproduced in direction*. What was not run says so.",
         "",
-        ", ".join(f"**{counts[v]}** {v}" for v in VERDICTS if v in counts) + ".",
+        state(table),
+        "",
+        "| | claim | verdict |",
+        "| --- | --- | --- |",
+        *(f"| {n} | {_cell(row.claim)} | {row.verdict} |" for n, row in enumerate(table.itertuples(), 1)),
         "",
     ]
     for number, row in enumerate(table.to_dict("records"), 1):
@@ -296,5 +299,12 @@ def ledger_page(records: Iterable[Record]) -> str:
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def state(table: pd.DataFrame) -> str:
+    """How many claims have which verdict, in one sentence."""
+    counts = table["verdict"].value_counts()
+    parts = ", ".join(f"**{counts[v]}** {v}" for v in VERDICTS if v in counts)
+    return f"{len(table)} claims: {parts}."
+
+
+def _cell(text: object) -> str:
     return str(text).replace("|", "\\|")

@@ -23,7 +23,7 @@ def execute(path: Path) -> float:
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
             **{k: v for k, v in notebook.metadata.items() if k == "widgets"},
         }
     )

@@ -1,0 +1,314 @@
+"""Experiments: a record says all that the run depends on and what was measured; a sweep never does work twice."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+
+import pytest
+import torch
+
+import bridgeout_lite as bl
+from bridgeout_lite import Experiment, Recipe, Store, experiments, training
+from bridgeout_lite.experiments import measure_activations, run, sweep
+from bridgeout_lite.records import fingerprint, rounded
+
+RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
+QUICK = Experiment("digits", width=0.25, p=0.2, q=1.5, train=256, valid=64, recipe=RECIPE)
+DEVICE = {"device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return bl.load_images("digits", train=256, valid=64)
+
+
+@pytest.fixture(scope="module")
+def record(images):
+    return run(QUICK, images, **DEVICE)
+
+
+def untimed(record):
+    """What two runs of the same experiment must share."""
+    return record.spec, record.metrics, {k: v for k, v in record.provenance.items() if k not in ("started", "seconds")}
+
+
+# --- the spec ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_spec_is_complete():
+    assert set(QUICK.spec) == {f.name for f in dataclasses.fields(Experiment)}
+    assert set(QUICK.spec["recipe"]) == {f.name for f in dataclasses.fields(Recipe)}
+    spec = json.loads(json.dumps(QUICK.spec))
+    assert spec == QUICK.spec and fingerprint(spec) == fingerprint(QUICK.spec)
+    recipe = Recipe(**spec.pop("recipe"))
+    assert Experiment(**spec, recipe=recipe) == QUICK  # nothing else is needed to run it again
+
+
+CHANGES = {
+    "dataset": "cifar10",
+    "model": "smallcnn-plain",
+    "method": "bridgeout",
+    "p": 0.3,
+    "q": 1.0,
+    "form": "even",
+    "gradient": "constant",
+    "width": 1.0,
+    "train": 100,
+    "valid": 10,
+    "seed": 1,
+}
+RECIPE_CHANGES = {
+    "epochs": 3,
+    "batch_size": 32,
+    "lr": 0.2,
+    "momentum": 0.5,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "milestones": (1,),
+    "gamma": 0.5,
+    "flip": False,
+    "crop": 0,
+    "clip": 1.0,
+    "precision": "auto",
+}
+
+
+def test_every_knob_changes_the_fingerprint():
+    changed = [dataclasses.replace(QUICK, **{k: v}) for k, v in CHANGES.items()]
+    recipes = [dataclasses.replace(RECIPE, **{k: v}) for k, v in RECIPE_CHANGES.items()]
+    changed += [dataclasses.replace(QUICK, recipe=r) for r in recipes]
+    assert {*CHANGES, "recipe"} <= set(QUICK.spec) and set(RECIPE_CHANGES) <= set(QUICK.spec["recipe"])
+    assert len({fingerprint(e.spec) for e in [QUICK, *changed]}) == 1 + len(changed)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"method": "dropout"}, ("method", "'dropout'", "none", "sparseout", "bridgeout")),
+        ({"form": "round"}, ("form", "'round'", "odd", "even")),
+        ({"gradient": "none"}, ("gradient", "'none'", "exact", "constant")),
+        ({"p": 1.0}, ("p", "1.0", "0 <= p < 1")),
+        ({"p": math.nan}, ("p", "nan", "0 <= p < 1")),
+        ({"q": -1.0}, ("q", "-1.0")),
+        ({"q": math.inf}, ("q", "inf")),
+    ],
+)
+def test_experiments_that_make_no_sense(knobs, words):
+    with pytest.raises(ValueError) as error:
+        Experiment(**knobs)
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in words)
+
+
+def test_unknown_model_and_data_set(images):
+    with pytest.raises(ValueError, match=r"unknown model 'resnet99'; known: .*smallcnn"):
+        run(dataclasses.replace(QUICK, model="resnet99"), images, **DEVICE)
+    with pytest.raises(ValueError, match=r"unknown data set 'mnist'; known: .*digits"):
+        run(dataclasses.replace(QUICK, dataset="mnist"), **DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("none", []), ("sparseout", ["Sparseout"] * 5), ("bridgeout", ["Bridgeout"] * 4)],
+)
+@pytest.mark.parametrize("form", [None, "odd", "even"])
+def test_attach(method, expected, form):
+    experiment = dataclasses.replace(QUICK, method=method, form=form, gradient="constant")
+    model = experiment.attach(bl.build_model("smallcnn", width=0.25))
+    noise = [m for m in model.modules() if isinstance(m, bl.Sparseout | bl.Bridgeout)]
+    assert [type(m).__name__ for m in noise] == expected
+    usual = {"sparseout": "odd", "bridgeout": "even"}
+    assert all((m.p, m.q, m.form, m.gradient) == (0.2, 1.5, form or usual[method], "constant") for m in noise)
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_json_and_survives_the_store(record, tmp_path):
+    line = json.dumps(dataclasses.asdict(record), allow_nan=False)
+    assert bl.Record(**json.loads(line)) == record
+    store = Store(tmp_path / "runs.jsonl")
+    store.append(record)
+    assert list(store) == [record] and store.find(QUICK.spec) == record and store.keys() == {record.key}
+    assert record.key == fingerprint(QUICK.spec) and len(line) < 20_000
+
+
+def test_a_record_says_where_it_comes_from(record, images):
+    origin = record.provenance
+    assert (origin["data"], origin["data_checksum"]) == ("digits", images.checksum)
+    assert origin["torch"] == torch.__version__ and origin["precision"] == "float32" and origin["threads"] == 1
+    assert origin["package"] == bl.__version__ and {"commit", "dirty", "python", "cuda", "device"} <= set(origin)
+    assert origin["seconds"] > 0 and origin["started"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("method", ["none", "sparseout", "bridgeout"])
+def test_a_run_is_build_attach_fit_and_measure(images, method):
+    experiment = dataclasses.replace(QUICK, method=method, seed=3)
+    metrics = run(experiment, images, **DEVICE).metrics
+    torch.manual_seed(3)
+    model = bl.build_model("smallcnn", width=0.25, num_classes=10)
+    if method == "sparseout":
+        bl.attach_sparseout(model, 0.2, 1.5)
+    if method == "bridgeout":
+        bl.attach_bridgeout(model, 0.2, 1.5)
+    frame = bl.fit(model, images, RECIPE, seed=3, **DEVICE).frame
+    bl.detach_bridgeout(bl.detach_sparseout(model))
+    for split in ("valid", "test"):
+        loss, accuracy = bl.evaluate(model, images, split)
+        assert metrics[f"{split}_loss"] == pytest.approx(loss, rel=1e-5)
+        assert metrics[f"{split}_accuracy"] == pytest.approx(accuracy, rel=1e-5)
+    assert set(metrics["history"]) == {"train_loss", "train_accuracy", "valid_loss", "valid_accuracy"}
+    for column, values in metrics["history"].items():
+        assert values == pytest.approx(frame[column].tolist(), rel=1e-5)
+    layers = bl.sparsity.record_activations(model.eval(), images.normalize(images.valid.x))
+    assert list(metrics["layers"]) == list(layers) and "relu1" in layers
+    for name, measures in layers.items():
+        assert {k: metrics["layers"][name][k] for k in measures} == pytest.approx(measures, rel=1e-4, abs=1e-6)
+
+
+def test_measured_activations_equal_direct_computation(images):
+    torch.manual_seed(0)
+    model, inputs, q = bl.build_model("smallcnn", width=0.25), images.normalize(images.valid.x), 1.5
+    measured = measure_activations(model, inputs, q)
+    model.eval()
+    with torch.no_grad():
+        x = model.relu1(model.norm1(model.conv1(inputs)))
+    layer = measured["relu1"]
+    assert layer["hoyer"] == pytest.approx(float(bl.sparsity.hoyer(x)), rel=1e-4)
+    assert layer["rms"] == pytest.approx(float(x.square().mean().sqrt()), rel=1e-4)
+    assert layer["zero_fraction"] == pytest.approx(float((x == 0).float().mean()), rel=1e-4)
+    assert layer["noise_ratio"] == pytest.approx(float(x.abs().pow(q).mean() / x.square().mean()), rel=1e-4)
+    each = torch.stack([bl.sparsity.gini(image) for image in x]).mean()
+    assert layer["per_sample"]["gini"] == pytest.approx(float(each), rel=1e-4)
+    edges = 10.0 ** torch.tensor(experiments.HISTOGRAM_EDGES) * layer["rms"]
+    shares = [float(((x >= low) & (x < high)).float().mean()) for low, high in itertools.pairwise(edges)]
+    assert layer["histogram"][1:-1] == pytest.approx(shares[1:-1], rel=6e-3, abs=2e-5)  # three digits are kept
+    assert sum(layer["histogram"]) == pytest.approx(1 - layer["zero_fraction"], rel=6e-3)  # the outer bins are open
+
+
+def test_the_same_experiment_gives_the_same_record(images, record):
+    torch.rand(3)
+    state = torch.get_rng_state()
+    assert untimed(run(QUICK, images, **DEVICE)) == untimed(record)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = run(dataclasses.replace(QUICK, seed=1), images, **DEVICE)
+    assert other.metrics != record.metrics and other.key != record.key
+
+
+def test_run_loads_the_data_it_is_not_given(record):
+    whole = dataclasses.replace(QUICK, recipe=dataclasses.replace(RECIPE, epochs=1))
+    assert run(whole, **DEVICE).provenance["data_checksum"] == record.provenance["data_checksum"]
+
+
+def test_the_test_split_is_read_once_and_after_training(images, monkeypatch):
+    order, real_fit, real_evaluate = [], experiments.fit, experiments.evaluate
+
+    def fit(*arguments, **options):
+        history = real_fit(*arguments, **options)
+        order.append("trained")
+        return history
+
+    def evaluate(model, images, split="test", **options):
+        order.append(split)
+        assert not any(isinstance(m, bl.Sparseout | bl.Bridgeout) for m in model.modules())
+        return real_evaluate(model, images, split, **options)
+
+    monkeypatch.setattr(experiments, "fit", fit)
+    monkeypatch.setattr(experiments, "evaluate", evaluate)
+    run(QUICK, images, **DEVICE)
+    assert order[0] == "trained" and order.count("test") == 1
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+GRID = [dataclasses.replace(QUICK, q=q) for q in (1.0, 1.5, 2.0)]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The epochs that are really trained, counted."""
+    epochs, real = [], training._epoch
+    monkeypatch.setattr(training, "_epoch", lambda *a, **k: epochs.append(1) or real(*a, **k))
+    return epochs
+
+
+def test_a_sweep_runs_what_is_missing(tmp_path, counted, record):
+    path = tmp_path / "results" / "grid.jsonl"
+    Store(path).append(record)  # q=1.5 is there already
+    records = sweep(GRID, path, **DEVICE)
+    assert [r.spec["q"] for r in records] == [1.0, 1.5, 2.0] and records[1] == record
+    assert len(counted) == 2 * RECIPE.epochs
+    before = path.read_bytes()
+    assert sweep(GRID, str(path), **DEVICE) == records and sweep(GRID[2:], Store(path), **DEVICE) == records[2:]
+    assert len(counted) == 2 * RECIPE.epochs and path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_interrupted_sweep_goes_on_inside_the_run(tmp_path, monkeypatch, record, capsys):
+    store, real = Store(tmp_path / "grid.jsonl"), training._epoch
+    done = []
+
+    def epoch(*arguments, **options):
+        if len(done) == 3:  # the second run, its second epoch
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(training, "_epoch", epoch)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(GRID, store, **DEVICE)
+    assert "go on from epoch 2" in capsys.readouterr().err
+    assert len(list(store)) == 1
+    (checkpoint,) = tmp_path.rglob("*.pt")
+    assert len(torch.load(checkpoint, weights_only=True)["rows"]) == 1
+    done.clear()
+    done.extend([1] * 4)  # never again
+    records = sweep(GRID, store, **DEVICE)
+    assert len(done) == 4 + 1 + 2  # the rest of the second run, the third run
+    assert untimed(records[1]) == untimed(record)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_store_that_cannot_be_written_keeps_the_checkpoint(tmp_path, monkeypatch, counted, record):
+    store = Store(tmp_path / "grid.jsonl")
+
+    def full(self, record):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "append", full)
+        with pytest.raises(OSError, match="No space left"):
+            sweep([QUICK], store, **DEVICE)
+    assert len(counted) == 2
+    assert untimed(sweep([QUICK], store, **DEVICE)[0]) == untimed(record)
+    assert len(counted) == 2  # nothing was trained again
+
+
+def test_data_are_loaded_once_for_runs_that_share_them(tmp_path, monkeypatch):
+    loads, real = [], experiments.load_images
+    monkeypatch.setattr(experiments, "load_images", lambda *a, **k: loads.append((a, k)) or real(*a, **k))
+    sweep(GRID, tmp_path / "grid.jsonl", **DEVICE)
+    assert loads == [(("digits",), {"train": 256, "valid": 64})]
+
+
+def test_unknown_backend(tmp_path):
+    with pytest.raises(ValueError, match=r"backend.*'local'.*got 'moon'|backend.*'moon'.*'local'"):
+        sweep(GRID, tmp_path / "grid.jsonl", backend="moon")
+    assert os.listdir(tmp_path) == []
+
+
+def test_named_sweeps():
+    for name, make in experiments.SWEEPS.items():
+        grid = make()
+        assert len({fingerprint(e.spec) for e in grid}) == len(grid) > 0, name
+    grid = experiments.activation_grid()
+    assert {e.seed for e in grid} == {0, 1, 2} and {e.dataset for e in grid} == {"cifar10"}
+    assert {e.method for e in grid} == {"none", "sparseout"}
+    assert {e.dataset for e in experiments.activation_grid("digits")} == {"digits"}
+    assert {e.dataset for e in experiments.smoke()} == {"digits"}
+
+
+def test_rounding_keeps_six_digits_and_drops_what_json_cannot_say():
+    assert rounded({"a": [1.23456789, math.nan], "b": (2, "x", None)}) == {"a": [1.23457, None], "b": [2, "x", None]}
