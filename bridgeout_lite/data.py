@@ -166,7 +166,7 @@ def load_images(
         name: "cifar10", "cifar100", "digits" (scikit-learn's, shown as 3x32x32) or "auto".
         root: the folder that holds or receives the data; see :func:`data_folder`.
         device: where the tensors live.
-        train, test: use only so many images; None is all.
+        train, test: use only so many images; None is all. With "auto" the digits give at most what they have.
         valid: size of the validation split; the digits, which are few, give at most a fifth of their training images.
         seed: of the permutation that picks the training and validation images.
         download: fetch a missing archive (checksum verified before anything in it is read).
@@ -181,6 +181,9 @@ def load_images(
     x, y, test_x, test_y, classes = pixels
     if chosen == "digits":
         valid = min(valid, len(y) // 5)
+        if name == "auto":  # sizes were meant for CIFAR-10; what stands in for it gives what it has
+            train = None if train is None else min(train, len(y) - valid)
+            test = None if test is None else min(test, len(test_y))
     valid = _size(f"{chosen}: valid", valid, len(y) - 1, least=0)
     train = _size(f"{chosen} with valid={valid}: train", train, len(y) - valid)
     test = _size(f"{chosen}: test", test, len(test_y))

@@ -59,8 +59,10 @@ class Experiment:
         check_choice(self.gradient, GRADIENTS, "gradient")
         if self.form is not None:
             check_choice(self.form, FORMS, "form")
-        check_probability(self.p)
-        check_exponent(self.q)
+        # 2 and 2.0 are one experiment and must have one fingerprint
+        object.__setattr__(self, "p", check_probability(self.p))
+        object.__setattr__(self, "q", check_exponent(self.q))
+        object.__setattr__(self, "width", float(self.width))
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .noise import bridgeout, check_noise, check_probability, sparseout
+from .noise import bridgeout, check_noise, sparseout
 
 Where = Callable[[str, nn.Module], bool]
 
@@ -117,10 +117,12 @@ def attach_sparseout(
     Raises:
         ValueError: bad p, q, form or gradient; nothing is picked; Sparseout is already attached there.
     """
-    for name, module in _pick(model, where or is_activation):
+    picked = _pick(model, where or is_activation)
+    for name, module in picked:
         if hasattr(module, "sparseout"):
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
-        module.add_module("sparseout", Sparseout(p, q, form=form, gradient=gradient))
+    for _, module in picked:
+        module.add_module("sparseout", Sparseout(p, q, form=form, gradient=gradient).train(module.training))
         module._bridgeout_hook = module.register_forward_hook(_through_sparseout)  # type: ignore[assignment]
     return model
 
@@ -155,12 +157,13 @@ def attach_bridgeout(
     Raises:
         ValueError: bad arguments; nothing is picked; a picked module has no weight or carries Bridgeout already.
     """
-    check_probability(p)
-    for name, module in _pick(model, where or is_3x3_convolution):
+    picked = _pick(model, where or is_3x3_convolution)
+    for name, module in picked:
         if not isinstance(getattr(module, "weight", None), Tensor):
             raise ValueError(f"Bridgeout needs a module with a weight, but {name!r} is a {type(module).__name__}")
         if _bridgeouts(module):
             raise ValueError(f"Bridgeout is already attached to {name!r}; call detach_bridgeout(model) first")
+    for _, module in picked:
         noise = Bridgeout(p, q, form=form, gradient=gradient, target_fraction=target_fraction)
         parametrize.register_parametrization(module, "weight", noise.train(module.training))
     return model
@@ -170,9 +173,22 @@ def detach_bridgeout(model: nn.Module) -> nn.Module:
     """Undo :func:`attach_bridgeout`: the clean trained weights under their original state-dict keys.
     Changes ``model`` and returns it."""
     for module in list(model.modules()):
-        if _bridgeouts(module):
-            # leave_parametrized=True would freeze one noisy draw into the weight
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        ours = _bridgeouts(module)
+        if not ours:
+            continue
+        chain = module.parametrizations["weight"]  # type: ignore[index, union-attr]
+        if len(ours) < len(chain):  # the user's own parametrizations of this weight stay
+            for position in reversed([k for k, p in enumerate(chain) if isinstance(p, Bridgeout)]):
+                del chain[position]  # type: ignore[union-attr]
+            continue
+        # torch keeps the parametrized weight as a property of a class made for the module, which deep copies share
+        shared = type(module)
+        module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+        # leave_parametrized=True would freeze one noisy draw into the weight
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        # the weight comes back last; optimizers and state dicts count on its old place, first
+        for name in [name for name in module._parameters if name != "weight"]:
+            module._parameters[name] = module._parameters.pop(name)
     return model
 
 

@@ -28,7 +28,8 @@ FORMS = ("odd", "even")
 GRADIENTS = ("exact", "constant")
 
 # Below this magnitude the slope |x|^(q/2-1), infinite at zero when q < 2, is held at its value here. The forward
-# value is never altered. 1e-6 keeps the slope within float16 for every q at p = 0.5.
+# value is never altered. 1e-6 keeps the exact slope within float16 for every q at p = 0.5; with the constant gradient
+# and q below about 0.4, or p near 1, a float16 gradient can still overflow, as any large number does there.
 SLOPE_FLOOR = 1e-6
 
 # Elements worked on at a time on a CPU: the temporaries then live in cache instead of in freshly mapped memory,
@@ -62,7 +63,10 @@ def _as_number(value: Any) -> float | None:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond the floats
+        return None
 
 
 def check_choice(value: Any, allowed: tuple[str, ...], name: str) -> str:
@@ -221,18 +225,23 @@ def _perturb(
 ) -> Tensor:
     if x.numel() == 0:
         return x.clone()
-    if not (x.is_contiguous() or _is_channels_last(x)):
-        x = x.contiguous()
+    if not _is_dense(x):
+        x = x.clone()  # dense, in the memory order of x
     # the mask lies in memory as x does, so both can be walked as flat arrays
     keep = keep_mask(x, p, generator)
     out: Tensor = _Perturb.apply(x, keep, None if target is None else _flat(target, x), p, q, form, gradient)
     return out
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    return (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)) or (
-        x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
-    )
+def _is_dense(x: Tensor) -> bool:
+    """Whether the elements of x fill one stretch of memory, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.size(), strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
 
 
 def _flat(x: Tensor, like: Tensor) -> Tensor:
@@ -255,7 +264,9 @@ class _Perturb(torch.autograd.Function):
         ctx.save_for_backward(x, keep, target)
         ctx.knobs = (p, q, form, q / 2.0 if gradient == "exact" else 1.0)
         out = torch.empty_like(x)
-        floor = torch.finfo(_working_dtype(x)).tiny  # only keeps 0 * |0|^(q/2-1) at 0
+        floor = (
+            1e-24  # only keeps 0 * |0|^(q/2-1) * xi at 0: far below any activation, and no overflow before p = 1-1e-14
+        )
         for x_, keep_, target_, out_ in _blocks(x, keep, target, out):
             if q == 2.0 and form == "odd":  # dropout, to the bit
                 out_.copy_(torch.mul(x_, _factor(keep_, target_, p, x_.dtype)))

@@ -86,7 +86,7 @@ class Store:
     def __iter__(self) -> Iterator[Record]:
         if not self.path.exists():
             return
-        with open(self.path, encoding="utf-8") as file:
+        with open(self.path, encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -174,7 +174,7 @@ def summarise(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 
     A group of one has no interval: low and high are nan.
     """
-    groups = rows.groupby(by, sort=True)[value]
+    groups = rows.groupby(by, sort=True, dropna=False)[value]
     table = groups.agg(["mean", "sem", "count"]).rename(columns={"count": "n"}).reset_index()
     half = stats.t.ppf(0.975, (table["n"] - 1).clip(lower=1)) * table["sem"]
     table["low"], table["high"] = table["mean"] - half, table["mean"] + half

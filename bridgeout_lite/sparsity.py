@@ -31,6 +31,7 @@ def hoyer(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
         ValueError: fewer than two elements in a vector (the measure divides by sqrt(n) - 1).
     """
     a = _vectors(x, dim)
+    a = a / a.amax(-1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)  # squares of tiny or huge values stay finite
     n = a.shape[-1]
     l1, l2 = a.sum(-1), a.square().sum(-1).sqrt()
     root = n**0.5
@@ -118,16 +119,17 @@ def capture_activations(
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, args: object, out: object) -> None:
             if isinstance(out, Tensor):
-                outputs[name] = out.detach()
+                outputs[name] = out.detach().clone()  # an in-place nonlinearity behind it would overwrite it
 
         return hook
 
     handles = [module.register_forward_hook(keep(name)) for name, module in chosen]
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # a frozen BatchNorm stays frozen
     try:
         model.eval()(inputs)
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
         for handle in handles:
             handle.remove()
     return outputs
@@ -137,13 +139,16 @@ def _vectors(x: Tensor, dim: int | tuple[int, ...] | None, least: int = 2) -> Te
     """Magnitudes of ``x`` with the dimensions ``dim`` flattened into one last dimension."""
     if not isinstance(x, Tensor) or x.is_complex():
         raise DtypeError(f"a tensor of real numbers is needed, got {getattr(x, 'dtype', type(x).__name__)}")
-    x = x.abs()
     if x.dtype not in (torch.float32, torch.float64):
         x = x.float()
+    x = x.abs()
     if dim is None:
         x = x.reshape(-1)
     else:
-        dims = sorted(d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim))
+        given = (dim,) if isinstance(dim, int) else tuple(dim)
+        if any(not -x.dim() <= d < x.dim() for d in given):
+            raise IndexError(f"dim must lie between {-x.dim()} and {x.dim() - 1} for a {x.dim()}-D tensor, got {dim}")
+        dims = sorted(d % x.dim() for d in given)
         x = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
     if x.shape[-1] < least:
         raise ValueError(f"at least {least} element(s) a vector are needed, got {x.shape[-1]}")

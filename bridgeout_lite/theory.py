@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .noise import bridgeout, check_choice, check_exponent, check_probability, sparseout
+from .noise import FORMS, bridgeout, check_choice, check_exponent, check_probability, sparseout
 
 FAMILIES = ("gaussian", "bernoulli", "poisson", "softmax")
 PLACES = ("features", "weights")
@@ -106,6 +106,8 @@ def exact_penalty(
     """
     p, q = check_probability(p), check_exponent(q)
     _check(features, weights, family, noise_on)
+    if form is not None:
+        check_choice(form, FORMS, "form")
     moved = features if noise_on == "features" else weights
     count = features.shape[1] if noise_on == "features" else weights.numel()
     if count > 16:
@@ -219,8 +221,8 @@ def bridge_prox(z: float, penalty: float, q: float) -> float:
         z: any number. penalty: lambda >= 0. q: > 0.
     """
     check_exponent(q)
-    if q == 0 or penalty < 0:
-        raise ValueError(f"q must be > 0 and penalty >= 0, got q={q!r}, penalty={penalty!r}")
+    if q == 0 or not penalty >= 0 or not math.isfinite(z):
+        raise ValueError(f"q must be > 0, penalty >= 0 and z finite, got q={q!r}, penalty={penalty!r}, z={z!r}")
     size = abs(z)
     if penalty == 0 or size == 0:
         return z

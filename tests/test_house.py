@@ -1,9 +1,13 @@
 """The house rules: floors, addresses, notebooks with outputs and alt text, vendored files, the ledger up to date."""
 
 import ast
+import doctest
 import hashlib
+import importlib
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,3 +103,29 @@ def test_the_ledger_is_that_of_the_records():
 def test_no_path_of_a_machine_is_committed():
     for path in [*CHAPTERS, *(ROOT / "book").glob("*.md"), *(ROOT / "results").glob("*.jsonl"), ROOT / "README.md"]:
         assert not re.search(r"(?<![\w.:/])/(?:home|root|Users|tmp|work)/", path.read_text()), path.name
+
+
+@pytest.mark.parametrize("name", ["noise", "layers"])
+def test_examples_in_docstrings_run(name):
+    import bridgeout_lite
+
+    outcome = doctest.testmod(importlib.import_module(f"{bridgeout_lite.__name__}.{name}"))
+    assert outcome.attempted > 0 and outcome.failed == 0
+
+
+def test_public_names_have_docstrings():
+    import bridgeout_lite as bl
+
+    for name in bl.__all__:
+        assert (getattr(bl, name).__doc__ or "").strip(), name
+
+
+def test_changing_a_chapters_inputs_makes_it_run_again(tmp_path):
+    """`make book` forgets stored executions when the package, the records or the data change: the Makefile's inputs
+    cover every file of the package and of results."""
+    listing = subprocess.run(
+        ["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"VENV": "x"}
+    ).stdout
+    rule = next(line for line in listing.splitlines() if line.startswith("INPUTS = "))
+    for pattern in ("bridgeout_lite", "results", "*.py", "*.js", "*.jsonl"):
+        assert pattern in rule

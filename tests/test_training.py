@@ -272,6 +272,21 @@ def test_the_noise_follows_the_seed(digits):
     assert changes[build] < 1e-5 < 1e-3 < changes[noisy]
 
 
+def test_noise_is_drawn_afresh_in_every_step_and_epoch(digits):
+    class Draw(nn.Module):
+        def forward(self, x):
+            draws.append(float(torch.rand(())))
+            return x
+
+    runs = []
+    for seed in (1, 1, 2):
+        draws = []
+        train(nn.Sequential(Draw(), nn.Flatten(), nn.Linear(3072, 10)), digits, seed=seed)
+        runs.append(draws)
+    assert len(runs[0]) == 3 * (4 + 1)  # a validation batch after four training ones, three times
+    assert len({*runs[0], *runs[2]}) == 30 and runs[0] == runs[1]
+
+
 def test_global_generators_are_left_alone(digits):
     model = noisy()
     torch.manual_seed(123)
