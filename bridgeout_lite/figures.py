@@ -83,8 +83,9 @@ def agreement(
     **kwargs: Any,
 ) -> None:
     """Measured against expected values with error bars (4 standard errors), beside the line of equality."""
-    ax.errorbar(expected, measured, yerr=4 * np.asarray(errors), fmt="o", capsize=2, label=label, **kwargs)
-    low, high = float(np.min(expected)), float(np.max(expected))
+    expected, measured, errors = (np.asarray(values) for values in (expected, measured, errors))
+    ax.errorbar(expected, measured, yerr=4 * errors, fmt="o", capsize=2, label=label, **kwargs)
+    low, high = float(expected.min()), float(expected.max())
     ax.plot([low, high], [low, high], color=GREY, linewidth=1, marker="", zorder=0)
 
 
