@@ -75,6 +75,9 @@ class Recipe:
             )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be > 0, or None for no clipping; got {self.clip!r}")
+        for name in ("lr", "momentum", "weight_decay", "gamma", "clip"):  # 1 and 1.0 are one recipe, told by its repr
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if not all(isinstance(m, int) and m > 0 for m in self.milestones):
             raise ValueError(f"milestones must be epochs, whole numbers >= 1; got {self.milestones!r}")

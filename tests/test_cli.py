@@ -120,7 +120,7 @@ def test_train_on_auto_names_what_it_used(capsys, tmp_path):
         (["-q", "-1"], ("q", "-1.0")),
         (["--epochs", "0"], ("epochs must be a whole number >= 1, got 0",)),
         (["--lr", "0"], ("lr must be > 0",)),
-        (["--width", "0"], ("width must be > 0", "0")),
+        (["--width", "0"], ("width must be", "> 0", "0.0")),
         (["--train", "0"], ("train must be a whole number from 1 to 1151; got 0",)),
         (["--train", "9999"], ("train must be a whole number from 1 to 1151; got 9999",)),
         (["--train", "20"], ("20 training images are fewer than one batch of 128", "lower batch_size")),

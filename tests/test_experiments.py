@@ -83,6 +83,12 @@ def test_every_knob_changes_the_fingerprint():
     assert len({fingerprint(e.spec) for e in [QUICK, *changed]}) == 1 + len(changed)
 
 
+def test_whole_numbers_are_numbers():
+    a = Experiment(p=0, q=2, width=1, recipe=Recipe(lr=1, clip=1))
+    b = Experiment(p=0.0, q=2.0, width=1.0, recipe=Recipe(lr=1.0, clip=1.0))
+    assert fingerprint(a.spec) == fingerprint(b.spec)
+
+
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [

@@ -606,6 +606,8 @@ def test_choices_are_listed(knob, allowed):
 
 def test_recipes_are_values():
     assert Recipe(schedule="steps", milestones=[1, 2]) == Recipe(schedule="steps", milestones=(1, 2))
+    whole = Recipe(lr=1, momentum=0, weight_decay=0, gamma=1, clip=1)
+    assert repr(whole) == repr(Recipe(lr=1.0, momentum=0.0, weight_decay=0.0, gamma=1.0, clip=1.0))
     assert len({Recipe(milestones=[1]), Recipe(milestones=(1,)), Recipe()}) == 2
 
 
