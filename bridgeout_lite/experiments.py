@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .data import Images, load_images
+from .data import IMAGE_SETS, Images, load_images
 from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
-from .models import build_model
+from .models import MODELS, build_model
 from .noise import FORMS, GRADIENTS, check_choice, check_exponent, check_probability
 from .records import Record, Store, fingerprint, provenance, rounded
 from .sparsity import capture_activations, record_activations
@@ -55,6 +56,8 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_choice(self.dataset, IMAGE_SETS, "dataset")
+        check_choice(self.model, tuple(MODELS), "model")
         check_choice(self.method, METHODS, "method")
         check_choice(self.gradient, GRADIENTS, "gradient")
         if self.form is not None:
@@ -97,11 +100,15 @@ def run(
     Returns:
         A :class:`~bridgeout_lite.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
         test_loss (nats), history (a column a list), and per layer: hoyer, gini, zero_fraction, rms over a batch of
-        validation images, the same per image, noise_to_signal and a histogram.
+        validation images, the same per image, noise_ratio and a histogram.
     """
     where = pick_device(device)
     if images is None:
         images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
+    if experiment.dataset == "auto":  # a record names its data
+        experiment = dataclasses.replace(experiment, dataset=images.name)
+    if images.name != experiment.dataset:
+        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     with torch.random.fork_rng([]):
@@ -167,7 +174,8 @@ def sweep(
     known = store.keys()
     todo = [e for e in experiments if fingerprint(e.spec) not in known]
     loaded: dict[Any, Images] = {}
-    for experiment in tqdm(todo, disable=not progress, unit="run", leave=False):
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    for experiment in tqdm(todo, disable=hidden, unit="run", leave=False):
         wanted = (experiment.dataset, experiment.train, experiment.valid)
         if wanted not in loaded:
             loaded = {wanted: load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)}

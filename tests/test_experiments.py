@@ -108,11 +108,18 @@ def test_experiments_that_make_no_sense(knobs, words):
     assert "\n" not in message and all(word in message for word in words)
 
 
-def test_unknown_model_and_data_set(images):
-    with pytest.raises(ValueError, match=r"unknown model 'resnet99'; known: .*smallcnn"):
-        run(dataclasses.replace(QUICK, model="resnet99"), images, **DEVICE)
-    with pytest.raises(ValueError, match=r"unknown data set 'mnist'; known: .*digits"):
-        run(dataclasses.replace(QUICK, dataset="mnist"), **DEVICE)
+def test_unknown_model_and_data_set():
+    with pytest.raises(ValueError, match=r"model must be one of 'smallcnn'.*, got 'resnet99'"):
+        dataclasses.replace(QUICK, model="resnet99")
+    with pytest.raises(ValueError, match=r"dataset must be one of .*'digits', got 'mnist'"):
+        dataclasses.replace(QUICK, dataset="mnist")
+
+
+def test_a_record_names_the_data_that_it_used(images):
+    with pytest.raises(ValueError, match=r"asks for 'cifar10' but the images given are 'digits'"):
+        run(dataclasses.replace(QUICK, dataset="cifar10"), images, **DEVICE)
+    record = run(dataclasses.replace(QUICK, dataset="auto"), images, **DEVICE)
+    assert record.spec["dataset"] == record.provenance["data"] == "digits"
 
 
 @pytest.mark.parametrize(
