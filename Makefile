@@ -41,7 +41,8 @@ $(STAMP): requirements.txt pyproject.toml
 
 data: env
 	@mkdir -p _build
-	$(BIN)/bridgeout data auto | tee _build/.data
+	@$(BIN)/bridgeout data auto > _build/.data
+	@cat _build/.data
 
 lint: env  ## ruff and mypy
 	$(BIN)/ruff check .
