@@ -107,7 +107,7 @@ def sparseout(
         form: ``"odd"`` keeps the noise symmetric, as released; ``"even"`` is the variant of the Bridgeout code.
         gradient: ``"exact"`` differentiates through :math:`|x|^{q/2}`; ``"constant"`` treats the factor
             :math:`|x|^{q/2-1}\xi` as a constant, as the released backward does, which makes the pull of the penalty
-            2/q times stronger.
+            2/q times as strong.
         generator: source of the random draws, on the device of ``x``; None is torch's global one.
 
     Returns:
