@@ -119,6 +119,6 @@ def overview(records: Iterable[Record]) -> Figure:
         band(
             network, part["q"], part["mean"], part["low"], part["high"], color=colour, marker=marker, label=f"p = {p:g}"
         )
-    network.set(xlabel="q", ylabel="Hoyer sparsity, 0 to 1", title="... and low q makes this layer sparser")
+    network.set(xlabel="q", ylabel="Hoyer sparsity, 0 to 1", title="... and low q makes it sparse")
     network.legend(loc="upper right", title="last hidden layer, CIFAR-10")
     return fig
