@@ -191,7 +191,7 @@ def keep_mask(like: Tensor, p: float, generator: torch.Generator | None = None) 
     serves four elements with 16 bits each: keep where the 16 bits, read as an integer, fall below
     t = (1-p) 2^16. When t is not whole, the one-in-65536 elements that fall exactly on floor(t) are settled by a
     further draw with the fractional part as its probability, so P(keep) is 1-p to float precision for every p and
-    the scale 1/(1-p) leaves no bias.
+    the scale 1/(1-p) leaves no bias. On other devices torch's uniform draws are used, which have 24 bits.
     """
     count, device = like.numel(), like.device
     if device.type != "cpu":
