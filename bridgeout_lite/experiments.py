@@ -166,11 +166,14 @@ def sweep(
     Each run keeps a checkpoint beside the store until it is recorded, so a killed sweep loses at most one epoch.
 
     Raises:
-        ValueError: an unknown backend; so far there is "local", one run after another in this process.
+        ValueError: an unknown backend (so far there is "local", one run after another in this process), or the data
+            set "auto".
     """
     check_choice(backend, ("local",), "backend")
     store = store if isinstance(store, Store) else Store(store)
     experiments = list(experiments)
+    if any(e.dataset == "auto" for e in experiments):  # its records could not be found again
+        raise ValueError("a sweep names its data set: use 'cifar10', 'cifar100' or 'digits' in place of 'auto'")
     known = store.keys()
     todo = [e for e in experiments if fingerprint(e.spec) not in known]
     loaded: dict[Any, Images] = {}

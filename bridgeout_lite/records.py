@@ -152,6 +152,7 @@ def _commit() -> dict[str, Any]:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else the commit would be that of a project around us
         return {
             "commit": git("rev-parse", "HEAD").strip(),
             "dirty": bool(git("status", "--porcelain", "--", ".").strip()),

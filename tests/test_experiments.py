@@ -325,3 +325,9 @@ def test_named_sweeps():
 
 def test_rounding_keeps_six_digits_and_drops_what_json_cannot_say():
     assert rounded({"a": [1.23456789, math.nan], "b": (2, "x", None)}) == {"a": [1.23457, None], "b": [2, "x", None]}
+
+
+def test_a_sweep_names_its_data_set(tmp_path):
+    with pytest.raises(ValueError, match="a sweep names its data set"):
+        sweep([dataclasses.replace(QUICK, dataset="auto")], tmp_path / "runs.jsonl")
+    assert not list(tmp_path.iterdir())

@@ -3,9 +3,13 @@
 import json
 import math
 import multiprocessing
+import os
+import shutil
+import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -278,3 +282,18 @@ def test_summarise_keeps_groups_without_a_value():
     rows = pd.DataFrame({"method": ["none"] * 2 + ["sparseout"] * 2, "q": [None, None, 1.0, 1.0], "v": [1.0, 2, 3, 4]})
     table = records.summarise(rows, ["method", "q"], "v")
     assert table["method"].tolist() == ["none", "sparseout"] and table["mean"].tolist() == [1.5, 3.5]
+
+
+def test_the_commit_is_ours_or_unknown(tmp_path):
+    """A copy inside somebody else's repository must not report that repository's commit."""
+    package = Path(records.__file__).parent
+    shutil.copytree(package, tmp_path / "site" / "bridgeout_lite", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    code = "import bridgeout_lite.records as r; print(r.__file__, r._commit())"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert str(tmp_path) in shown and "{'commit': None, 'dirty': None}" in shown
