@@ -1,11 +1,14 @@
 """Experiments: a record says all that the run depends on and what was measured; a sweep never does work twice."""
 
+import base64
 import dataclasses
 import itertools
 import json
 import math
 import os
+import zlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Store, experiments, training
 from bridgeout_lite.experiments import measure_activations, run, sweep
 from bridgeout_lite.records import fingerprint, rounded
+from bridgeout_lite.sparsity import capture_activations
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
 QUICK = Experiment("digits", width=0.25, p=0.2, q=1.5, train=256, valid=64, recipe=RECIPE)
@@ -331,3 +335,19 @@ def test_a_sweep_names_its_data_set(tmp_path):
     with pytest.raises(ValueError, match="a sweep names its data set"):
         sweep([dataclasses.replace(QUICK, dataset="auto")], tmp_path / "runs.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+def test_activation_maps_keep_the_first_channels_and_exact_zeros(images):
+    model = bl.build_model("smallcnn", width=0.5)
+    maps = experiments.activation_maps(model, images)
+    assert maps["images"] == [i for i in experiments.MAPPED_IMAGES if i < len(images.valid)]
+    outputs = capture_activations(model, images.normalize(images.valid.x[maps["images"]]))
+    for name, layer in maps["layers"].items():
+        levels = np.frombuffer(zlib.decompress(base64.b64decode(layer["levels"])), np.uint8).reshape(layer["shape"])
+        out = outputs[name].float()
+        if out.dim() == 4:
+            out = torch.nn.functional.adaptive_max_pool2d(out[:, :4], levels.shape[-1])
+        assert levels.shape == tuple(out.shape) and levels.max() == 15
+        assert ((levels == 0) == (out == 0).numpy()).all()
+        error = out.numpy() - layer["top"] * levels / 15
+        assert (error <= 1e-5).all() and (error >= -layer["top"] / 15 - 1e-5).all()
