@@ -11,7 +11,7 @@ CHAPTERS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
 
-.PHONY: help book test env data lint unit nbval pages notebooks report benchmarks clean
+.PHONY: help book test env data lint unit nbval pages notebooks report screenshots benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -65,9 +65,13 @@ notebooks: env  ## run every chapter in place and store its outputs
 report: env  ## write book/ledger.md anew from results/
 	$(BIN)/bridgeout report
 
+screenshots: env  ## take the pictures of the in-page figures anew
+	$(BIN)/python book/screenshots.py
+
 benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/figures.py
 
 clean:  ## remove the built book (not the environment)
 	rm -rf _build

@@ -5,15 +5,13 @@ where one of them is missing.
 """
 
 import functools
-import http.server
 import re
-import shutil
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import chromium, serving, visit
 
 pytestmark = pytest.mark.pages
 
@@ -22,9 +20,6 @@ PAGES = sorted(
     p.relative_to(HTML).as_posix() for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html")
 )
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-FLAGS += ("--disable-component-update", "--disable-sync")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,49 +30,14 @@ def _built():
 
 @pytest.fixture(scope="module")
 def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("no Chromium: `apt-get install chromium`, or install Google Chrome")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def server():
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-
-
-def visit(browser, address, **context):
-    """Open a page with every request to another host refused: (page, refused, complaints)."""
-    page = browser.new_context(**context).new_page()
-    refused, complaints = [], []
-
-    def route(request):
-        url = request.request.url
-        if url.startswith(("http://127.0.0.1", "file:", "data:", "blob:")):
-            request.continue_()
-        else:
-            refused.append(url)
-            request.abort()
-
-    page.route("**/*", route)
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.goto(address, wait_until="load")
-    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise", timeout=20_000)
-    page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
-    return page, refused, complaints
+    with serving(HTML) as address:
+        yield address
 
 
 @pytest.mark.parametrize("scheme", ["http", "file"])

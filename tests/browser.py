@@ -1,0 +1,94 @@
+"""A browser for the tests: headless Chromium that refuses every request to another host, and pages to open in it."""
+
+import contextlib
+import functools
+import http.server
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+FLAGS += ("--disable-component-update", "--disable-sync")
+
+
+@contextlib.contextmanager
+def chromium():
+    """A running browser; skips the test where there is none."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no Chromium: `apt-get install chromium`, or install Google Chrome")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def serving(folder: Path):
+    """The address of a server of ``folder``."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def visit(browser, address, **context):
+    """Open a page with every request to another host refused: (page, refused, complaints)."""
+    page = browser.new_context(**context).new_page()
+    refused, complaints = [], []
+
+    def route(request):
+        url = request.request.url
+        if url.startswith(("http://127.0.0.1", "file:", "data:", "blob:")):
+            request.continue_()
+        else:
+            refused.append(url)
+            request.abort()
+
+    page.route("**/*", route)
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.goto(address, wait_until="load")
+    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise", timeout=20_000)
+    page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
+    return page, refused, complaints
+
+
+def still_page(*figures, folder: Path, change=lambda state: None) -> str:
+    """Write a page with these figures and no kernel behind it, as the book has them; returns its address.
+
+    ``change(state)`` may spoil each figure's state first.
+    """
+    from ipywidgets.embed import embed_data
+
+    data = embed_data(views=figures, drop_defaults=False)
+    models = data["manager_state"]["state"]
+    for view in data["view_specs"]:
+        change(models[view["model_id"]]["state"])
+    # a closing tag inside the JSON would end the script early
+    state = json.dumps(data["manager_state"], allow_nan=True).replace("</", "<\\/")
+    views = "".join(
+        f'<script type="application/vnd.jupyter.widget-view+json">{json.dumps(view)}</script>'
+        for view in data["view_specs"]
+    )
+    loader = (ROOT / "book" / "static" / "figures.js").read_text()
+    page = folder / "page.html"
+    page.write_text(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Figures</title>'
+        '<link rel="icon" href="data:,"><meta name="viewport" content="width=device-width">'
+        f"<script>{loader}</script></head><body><main><h1>Figures</h1>{views}</main>"
+        f'<script type="application/vnd.jupyter.widget-state+json">{state}</script></body></html>'
+    )
+    return page.as_uri()

@@ -1,0 +1,263 @@
+"""The in-page figures: JavaScript against Python, the plain stand-in, the loader of static pages, bad data."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import traitlets
+from browser import chromium, still_page, visit
+
+from bridgeout_lite import theory, widgets
+from bridgeout_lite.noise import _Perturb
+from bridgeout_lite.widgets.base import finite, script, uniforms
+
+P = (0.0, 0.05, 0.3, 0.5, 0.9)
+Q = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+X = (-2.0, -0.7, -1e-3, 0.0, 1e-8, 0.02, 0.5, 1.0, 1.9)
+TABLE = [(p, q, x) for p in P for q in Q for x in X]  # 360 points
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_context().new_page()
+    yield page
+    page.context.close()
+
+
+def module(page, name):
+    """Import a figure's bundle in the page, as ``window.figure``."""
+    page.evaluate(
+        "async (code) => { const blob = new Blob([code], {type: 'text/javascript'});"
+        "window.figure = await import(URL.createObjectURL(blob)); }",
+        script(name),
+    )
+
+
+def close(ours, theirs, tolerance=1e-6):
+    """Equal to a relative difference of at most 1e-6; not a number only where the other is."""
+    return math.isclose(ours, theirs, rel_tol=tolerance, abs_tol=1e-300) or (math.isnan(ours) and math.isnan(theirs))
+
+
+# --- the mathematics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize("form", ["odd", "even"])
+def test_the_page_computes_what_the_package_computes(page, form):
+    module(page, "noise_penalty")
+    rows = page.evaluate(
+        """([table, form]) => table.map(([p, q, x]) => {
+            const pair = figure.law(x, p, q, form).map((v) => v.value);
+            const slopes = figure.noise(p).map(({xi}) => figure.slope(x, q, form, xi));
+            const spread = [figure.variance, figure.penalty, figure.relativeNoise].map((f) => f(x, p, q));
+            return [...pair, ...slopes, ...spread];
+        })""",
+        [TABLE, form],
+    )
+    assert len(rows) == len(TABLE) == 360
+    for (p, q, x), row in zip(TABLE, rows, strict=True):
+        expected = []
+        for keep in (0, 1):
+            one = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+            noisy = _Perturb.apply(one, torch.tensor([keep], dtype=torch.uint8), None, p, q, form, "exact")
+            noisy.sum().backward()
+            expected.append((noisy.item(), one.grad.item()))
+        values, slopes = zip(*expected, strict=True)
+        one = torch.tensor([[x]], dtype=torch.float64)
+        penalty = theory.lq_penalty(one, torch.ones(1, dtype=torch.float64), p, q).item()
+        ours = [*values, *slopes, 2 * penalty, penalty, theory.relative_noise(one, p, q).item()]
+        assert all(map(close, row, ours)), (p, q, x, row, ours)
+
+
+@pytest.mark.pages
+def test_the_page_shrinks_as_the_package_shrinks(page):
+    module(page, "noise_penalty")
+    table = [
+        (z, c, q) for z in (-2.0, -0.4, 0.0, 0.03, 0.6, 1.0, 3.0) for c in (0.0, 0.1, 0.5, 2.0) for q in Q if q > 0
+    ]
+    rows = page.evaluate("(table) => table.map(([z, c, q]) => figure.bridgeProx(z, c, q))", table)
+    for row, (z, penalty, q) in zip(rows, table, strict=True):
+        ours = theory.bridge_prox(z, penalty, q)
+        assert close(row, ours) and (row == 0) == (ours == 0), (z, penalty, q)
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1])
+def test_the_page_draws_the_same_numbers(page, seed):
+    module(page, "noise_penalty")
+    drawn = page.evaluate(
+        "(seed) => { const next = figure.uniforms(seed); return Array.from({length: 1000}, next); }", seed
+    )
+    assert drawn == uniforms(seed, 1000)
+
+
+def test_the_draws_are_uniform():
+    # 20,000 draws in 16 equal bins: chi-square with 15 degrees of freedom exceeds 57.4 with probability 7e-7
+    counts = np.histogram(uniforms(3, 20_000), bins=16, range=(0, 1))[0]
+    assert ((counts - 1250) ** 2 / 1250).sum() < 57.4
+
+
+# --- in the page ------------------------------------------------------------------------------------------------------
+
+
+def readout(page):
+    return page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('.sbn data')].map((d) => [d.dataset.name, +d.value]))"
+    )
+
+
+@pytest.mark.pages
+def test_sliders_and_presets_move_the_figure_to_what_python_computes(browser, tmp_path):
+    figure = widgets.NoisePenalty()
+    page, refused, complaints = visit(browser, still_page(figure, folder=tmp_path))
+
+    def agree():
+        page.wait_for_timeout(60)
+        assert all(close(readout(page)[name], value) for name, value in figure.numbers().items())
+
+    agree()
+    moves = [("p", "ArrowRight", 0.31), ("q", "ArrowLeft", 0.95), ("x", "Home", -2.0), ("p", "Home", 0.0)]
+    for key, press, value in moves:
+        page.locator(f"input[name={key}]").focus()
+        page.keyboard.press(press)
+        setattr(figure, key, value)
+        agree()
+    page.select_option("select[name=form]", "even")
+    figure.form = "even"
+    agree()
+    for name, values in figure.presets.items():
+        page.get_by_role("button", name=name, exact=True).click()
+        for key, value in values.items():
+            setattr(figure, key, value)
+        agree()
+    page.get_by_role("button", name="Reset").click()
+    for key, control in figure.controls.items():
+        setattr(figure, key, control["value"])
+    agree()
+    page.wait_for_function("document.querySelector('[aria-live]').textContent.includes('penalty')")
+    assert refused == [] and complaints == []
+    page.context.close()
+
+
+# --- bad data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda s: s.update(p=float("nan")), "its data is damaged"),
+        (lambda s: s.update(p=None), "p is not a number"),
+        (lambda s: s.pop("_esm"), "needs a running kernel"),
+        (lambda s: s.update(_esm="syntax error("), "cannot be drawn"),
+        (lambda s: s.pop("controls"), "cannot be drawn"),
+    ],
+)
+def test_spoilt_data_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
+    page, _, _ = visit(browser, still_page(widgets.NoisePenalty(), folder=tmp_path, change=spoil))
+    alert = page.get_by_role("alert")
+    alert.wait_for(timeout=5000)
+    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
+    page.context.close()
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("p", 1.0, "0 <= p < 1"),
+        ("p", 0.95, "at most 0.9"),
+        ("p", float("nan"), "0 <= p < 1"),
+        ("q", -1.0, ">= 0"),
+        ("q", 9.0, "at most 4"),
+        ("x", 5.0, "-2 <= x <= 2"),
+        ("form", "sideways", "'odd', 'even'"),
+    ],
+)
+def test_a_control_out_of_range_is_a_value_error(name, value, message):
+    figure = widgets.NoisePenalty()
+    before = getattr(figure, name)
+    with pytest.raises((ValueError, traitlets.TraitError), match=message):
+        setattr(figure, name, value)
+    assert getattr(figure, name) == before
+
+
+def test_finite_names_the_place():
+    assert finite({"a": [1.0, (2, "x")]}, "data")
+    with pytest.raises(ValueError, match=r"data\['a'\]\[1\] is nan"):
+        finite({"a": [1.0, float("nan")]}, "data")
+
+
+# --- the stand-in, and what a notebook stores -------------------------------------------------------------------------
+
+
+def in_fresh_python(code, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+STAND_IN = """
+import sys, json
+if {block!r}: sys.modules["anywidget"] = None
+from bridgeout_lite import widgets
+import ipywidgets
+figure = widgets.NoisePenalty()
+rows = [c for c in figure.children if getattr(c, "description", "")]
+view = next(c for c in figure.children if isinstance(c, ipywidgets.Image))
+before = view.value
+rows[0].value = 0.6
+print(json.dumps(dict(
+    plain=isinstance(figure, ipywidgets.VBox), p=figure.p, moved=view.value != before, png=before[:4].hex(),
+    sliders=len(rows), script="_esm" in figure.get_state(), text=figure._repr_mimebundle_()["text/plain"],
+)))
+"""
+
+
+@pytest.mark.parametrize("how", ["no anywidget", "asked for"])
+def test_without_anywidget_the_same_controls_are_plain_and_alive(how):
+    environment = {"BRIDGEOUT_WIDGETS": "plain"} if how == "asked for" else {}
+    found = in_fresh_python(STAND_IN.format(block=how == "no anywidget"), **environment)
+    assert found["plain"] and found["p"] == 0.6 and found["moved"] and found["png"] == "89504e47"
+    assert found["sliders"] == len(widgets.NoisePenalty().controls)
+    assert found["script"], "a static page draws the in-page figure from the stand-in's state"
+    assert "0x" not in found["text"]
+
+
+def test_a_notebook_stores_no_address_and_no_random_name(tmp_path):
+    import nbformat
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+    from execute import execute
+
+    texts = []
+    for _ in range(2):
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell("from bridgeout_lite import widgets\nwidgets.NoisePenalty()", id="one"),
+                nbformat.v4.new_code_cell("widgets.NoisePenalty(q=3.0)", id="two"),
+            ]
+        )
+        path = tmp_path / "notebook.ipynb"
+        nbformat.write(notebook, path)
+        execute(path)
+        texts.append(path.read_text())
+    assert texts[0] == texts[1]
+    stored = json.loads(texts[0])
+    views = [c["outputs"][0]["data"]["application/vnd.jupyter.widget-view+json"]["model_id"] for c in stored["cells"]]
+    states = stored["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    assert set(views) <= set(states) and [states[v]["state"]["q"] for v in views] == [1.0, 3.0]
+    assert "0x" not in json.dumps([c["outputs"] for c in stored["cells"]])
