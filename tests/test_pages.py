@@ -5,13 +5,16 @@ where one of them is missing.
 """
 
 import functools
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import chromium, serving, visit
+from browser import FIGURES, chromium, serving, visit
+
+from bridgeout_lite import widgets
 
 pytestmark = pytest.mark.pages
 
@@ -124,3 +127,94 @@ def test_text_has_no_leftovers(name):
     text = re.sub(r"<[^>]+>", " ", text)
     for leftover in ("{eq}", "{cite", "{ref}", "```", "[?]", "CellExecutionError", "Traceback"):
         assert leftover not in text, leftover
+
+
+# --- in-page figures --------------------------------------------------------------------------------------------------
+
+STATE = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+@functools.cache
+def figures_of(name: str) -> list[dict]:
+    """The states of the figures that a built page shows, in order."""
+    text = (HTML / name).read_text(encoding="utf-8")
+    states, shown = {}, []
+    for kind, body in re.findall(rf'<script type="({re.escape(STATE)}|{re.escape(VIEW)})">(.*?)</script>', text, re.S):
+        if kind == STATE:
+            states |= json.loads(body)["state"]
+        else:
+            shown.append(json.loads(body)["model_id"])
+    return [states[model]["state"] for model in shown]
+
+
+WITH_FIGURES = [page for page in PAGES if figures_of(page)]
+
+
+def test_every_figure_of_the_package_is_in_the_book():
+    shown = {state["_anywidget_id"].rpartition(".")[2] for page in WITH_FIGURES for state in figures_of(page)}
+    assert shown == set(widgets.__all__)
+    assert "book/intro.html" in WITH_FIGURES
+
+
+@pytest.mark.parametrize("name", WITH_FIGURES)
+def test_figures_weigh_little(name):
+    """Each figure below 150 kB with its data, all of a page with their loader below 1.5 MB."""
+    text = (HTML / name).read_text(encoding="utf-8")
+    (state,) = re.findall(rf'<script type="{re.escape(STATE)}">(.*?)</script>', text, re.S)
+    models = json.loads(state)["state"].values()
+    assert all(len(json.dumps(model)) < 150_000 for model in models)
+    assert len(state) + (HTML / "_static" / "figures.js").stat().st_size < 1_500_000
+
+
+def readout(section):
+    return section.evaluate(
+        "(s) => Object.fromEntries([...s.querySelectorAll('data')].map((d) => [d.dataset.name, +d.value]))"
+    )
+
+
+def picture(section):
+    return section.locator(".sbn-panels").inner_html()
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+@pytest.mark.parametrize("name", WITH_FIGURES)
+def test_every_slider_moves_its_figure_to_what_python_computes(browser, server, name, scheme):
+    """By key and by pointer; numbers agree to a relative difference of 1e-5 (1e-7 absolute)."""
+    address = f"{server}/{name}" if scheme == "http" else (HTML / name).as_uri()
+    # calm: a figure that learns by itself would move without a slider
+    page, refused, complaints = visit(browser, address, reduced_motion="reduce")
+    try:
+        sections = page.locator(".sbn")
+        page.wait_for_function(f"document.querySelectorAll('.sbn .sbn-readout data').length >= {len(figures_of(name))}")
+        assert sections.count() == len(figures_of(name)) and page.locator(".sbn-error").count() == 0
+        for section, state in zip(sections.all(), figures_of(name), strict=True):
+            python = FIGURES[state["_anywidget_id"].rpartition(".")[2]]()
+            for key in python.controls:
+                setattr(python, key, state[key])
+            sliders = section.locator("input[type=range]")
+            assert sliders.count() == len([c for c in python.controls.values() if "options" not in c])
+            for slider in sliders.all():
+                key = slider.get_attribute("name")
+                for move in ("key", "pointer"):
+                    before = picture(section), readout(section), slider.input_value()
+                    if move == "key":
+                        slider.focus()
+                        at_end = slider.evaluate("(s) => +s.value >= +s.max")
+                        page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
+                    else:
+                        at, box = slider.evaluate("(s) => (s.value - s.min) / (s.max - s.min)"), slider.bounding_box()
+                        slider.click(position={"x": (0.3 if at > 0.5 else 0.7) * box["width"], "y": box["height"] / 2})
+                    page.wait_for_timeout(80)
+                    assert slider.input_value() != before[2], (key, move)
+                    value = float(slider.input_value())
+                    stops = python.controls[key].get("values")
+                    value = stops[int(value)] if stops else value
+                    setattr(python, key, int(value) if isinstance(getattr(python, key), int) else value)
+                    assert (picture(section), readout(section)) != before[:2], (key, move)
+                    shown = readout(section)
+                    for number, expected in python.numbers().items():
+                        assert shown[number] == pytest.approx(expected, rel=1e-5, abs=1e-7), (key, move, number)
+        assert refused == [] and complaints == []
+    finally:
+        page.context.close()
