@@ -93,8 +93,9 @@ def test_search_works_without_a_network(browser, server, scheme):
     page, refused, complaints = visit(browser, f"{address}?q=dropout")
     try:
         page.locator("#search-results li").first.wait_for(timeout=10_000)
+        assert refused == []
         # Sphinx fetches each hit for a line of context, which a browser does not allow on pages opened from disk
-        assert refused == [] and [c for c in complaints if "file:" not in c and "ERR_FAILED" not in c] == []
+        assert scheme == "file" or complaints == []
     finally:
         page.context.close()
 
