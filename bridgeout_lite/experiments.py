@@ -96,12 +96,13 @@ def run(
     device: str | torch.device = "auto",
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Record:
     """Train one experiment and measure it. The test split is read once, after training.
 
     Args:
         experiment: what to run. images: already loaded data of that name; None loads it.
-        device, checkpoint, progress: as for :func:`bridgeout_lite.fit`.
+        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
 
     Returns:
         A :class:`~bridgeout_lite.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
@@ -122,7 +123,14 @@ def run(
         model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes)
     experiment.attach(model)
     history = fit(
-        model, images, experiment.recipe, seed=experiment.seed, device=where, checkpoint=checkpoint, progress=progress
+        model,
+        images,
+        experiment.recipe,
+        seed=experiment.seed,
+        device=where,
+        checkpoint=checkpoint,
+        progress=progress,
+        on_epoch=on_epoch,
     )
     detach_bridgeout(detach_sparseout(model))
     frame = history.frame

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def fit(
     device: str | torch.device = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
 
@@ -148,6 +150,7 @@ def fit(
         device: see :func:`pick_device`.
         checkpoint: a file that is rewritten after every epoch; if it exists the run goes on from it.
         progress: show a bar with loss, accuracy and time left (the environment variable TQDM_DISABLE hides it).
+        on_epoch: called after each epoch with its row of the history.
 
     Raises:
         ValueError: fewer training images than one batch; no validation images; an unusable device.
@@ -195,6 +198,8 @@ def fit(
                 if path is not None:
                     _save(path, identity, model, optimizer, scheduler, [*rows, row])
                 rows.append(row)
+                if on_epoch is not None:
+                    on_epoch(dict(row))
     except KeyboardInterrupt:
         kept = f"run the same call again to go on from epoch {len(rows) + 1}" if path else "no checkpoint was asked for"
         print(f"interrupted in epoch {len(rows) + 1} of {recipe.epochs}: {kept}", file=sys.stderr)

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bridgeout_lite import widgets
-
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-sync")
-
-# Every in-page figure of the package, as the book makes it.
-FIGURES = {
-    "NoisePenalty": widgets.NoisePenalty,
-}
 
 
 @contextlib.contextmanager

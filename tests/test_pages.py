@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import FIGURES, chromium, serving, visit
+from browser import chromium, serving, visit
+from gallery import GALLERY
 
 from bridgeout_lite import widgets
 
@@ -202,7 +203,7 @@ def test_every_slider_moves_its_figure_to_what_python_computes(browser, server, 
         page.wait_for_function(f"document.querySelectorAll('.sbn .sbn-readout data').length >= {len(figures_of(name))}")
         assert sections.count() == len(figures_of(name)) and page.locator(".sbn-error").count() == 0
         for section, state in zip(sections.all(), figures_of(name), strict=True):
-            python = FIGURES[state["_anywidget_id"].rpartition(".")[2]]()
+            python = GALLERY[state["_anywidget_id"].rpartition(".")[2]].make()
             for key in python.controls:
                 setattr(python, key, state[key])
             sliders = section.locator("input[type=range]")

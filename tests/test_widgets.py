@@ -146,7 +146,7 @@ def test_sliders_and_presets_move_the_figure_to_what_python_computes(browser, tm
     for key, control in figure.controls.items():
         setattr(figure, key, control["value"])
     agree()
-    page.wait_for_function("document.querySelector('[aria-live]').textContent.includes('penalty')")
+    page.wait_for_function("document.querySelector('.sbn-live').textContent.includes('penalty')")
     assert refused == [] and complaints == []
     page.context.close()
 

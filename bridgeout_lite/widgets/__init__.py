@@ -1,5 +1,8 @@
 """In-page figures: sliders that compute in the page, with or without a kernel. One class, one .js and one .css each."""
 
+from .activations import ActivationExplorer
+from .geometry import BridgeGeometry
+from .learn import LearnWhileYouDrag
 from .noise_penalty import NoisePenalty
 
-__all__ = ["NoisePenalty"]
+__all__ = ["ActivationExplorer", "BridgeGeometry", "LearnWhileYouDrag", "NoisePenalty"]

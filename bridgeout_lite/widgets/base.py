@@ -16,6 +16,7 @@ from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import traitlets
 from matplotlib.figure import Figure as Picture
 
@@ -59,6 +60,9 @@ class Figure(_BASE):  # type: ignore[misc, valid-type]
     file: str
     """Name of the figure's .js and .css."""
 
+    data: tuple[str, ...] = ()
+    """Names of the traits, beside the controls, that the picture depends on and that may change."""
+
     title = traitlets.Unicode().tag(sync=True)
     controls = traitlets.Dict().tag(sync=True)
     presets = traitlets.Dict().tag(sync=True)
@@ -100,12 +104,20 @@ class Figure(_BASE):  # type: ignore[misc, valid-type]
             view.value = buffer.getvalue()
             words.value = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.numbers().items())
 
+        def grow(_: Any) -> None:
+            for row, control in zip(rows, self.controls.values(), strict=True):
+                if "values" in control:
+                    row.options = control["values"]
+
         rows = []
         for key, control in self.controls.items():
             row = _row(control)
             traitlets.link((self, key), (row, "value"))
             self.observe(draw, key)
             rows.append(row)
+        self.observe(grow, "controls")
+        if self.data:  # an empty list would stand for every trait
+            self.observe(draw, [*self.data])
         draw()
         return [ipywidgets.HTML(f"<b>{self.title}</b>"), *rows, view, words]
 
@@ -147,11 +159,9 @@ def finite(value: Any, name: str) -> Any:
 
 def uniforms(seed: int, count: int) -> list[float]:
     """``count`` numbers in [0, 1) from a 32-bit seed, the same as the page draws: Tommy Ettinger's mulberry32."""
-    mask, state, numbers = 0xFFFFFFFF, seed & 0xFFFFFFFF, []
-    for _ in range(count):
-        state = (state + 0x6D2B79F5) & mask
-        t = state
-        t = ((t ^ (t >> 15)) * (t | 1)) & mask
-        t ^= (t + (((t ^ (t >> 7)) * (t | 61)) & mask)) & mask
-        numbers.append(((t ^ (t >> 14)) & mask) / 4294967296)
+    mask = np.uint64(0xFFFFFFFF)  # 32-bit arithmetic in 64 bits; the state only counts, so all draws come at once
+    state = (np.uint64(seed & 0xFFFFFFFF) + np.uint64(0x6D2B79F5) * np.arange(1, count + 1, dtype=np.uint64)) & mask
+    t = ((state ^ (state >> np.uint64(15))) * (state | np.uint64(1))) & mask
+    t ^= (t + (((t ^ (t >> np.uint64(7))) * (t | np.uint64(61))) & mask)) & mask
+    numbers: list[float] = (((t ^ (t >> np.uint64(14))) & mask) / 4294967296).tolist()
     return numbers

@@ -45,11 +45,13 @@ export function bridgeProx(z, lambda, q) {
     low = (lambda * q * (1 - q)) ** (1 / (2 - q));
     if (rise(low) >= 0) return 0;
   }
+  let w = size; // Newton's method, halving the interval where it would leave it
   for (let k = 0; k < 200 && high - low > 1e-15 * size; k++) {
-    const middle = (low + high) / 2;
-    if (rise(middle) > 0) high = middle; else low = middle;
+    const height = rise(w), newton = w - height / (1 + lambda * q * (q - 1) * w ** (q - 2));
+    if (height > 0) high = w; else low = w;
+    if (Math.abs(newton - w) <= 1e-15 * size) break;
+    w = newton > low && newton < high ? newton : (low + high) / 2;
   }
-  const w = (low + high) / 2;
   if (q < 1 && size ** 2 / 2 <= (w - size) ** 2 / 2 + lambda * w ** q) return 0;
   return Math.sign(z) * w;
 }

@@ -50,19 +50,19 @@ const WIDTH = 360, HEIGHT = 232, LEFT = 50, RIGHT = 8, TOP = 26, BOTTOM = 40;
 
 /** One set of axes. Its marks are made once and moved by their set() method. */
 class Panel {
-  constructor({ title, x, y, xlim, ylim, xticks, yticks, description }) {
+  constructor({ title, x, y, xlim, ylim, xticks, yticks, description, height = HEIGHT }) {
     this.given = { xticks, yticks };
-    this.inner = { width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM };
+    this.inner = { width: WIDTH - LEFT - RIGHT, height: height - TOP - BOTTOM };
     this.grid = svg("g", { class: "sbn-axes" });
     this.plot = svg("svg", { x: LEFT, y: TOP, ...this.inner, class: "sbn-plot" }); // an inner svg clips what it holds
     this.heading = svg("text", { x: 4, y: 14, class: "sbn-title" }, title);
     this.node = svg(
       "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "sbn-panel", role: "img", "aria-label": description ?? title },
+      { viewBox: `0 0 ${WIDTH} ${height}`, class: "sbn-panel", role: "img", "aria-label": description ?? title },
       this.heading,
       this.grid,
       this.plot,
-      svg("text", { x: LEFT + this.inner.width / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x),
+      svg("text", { x: LEFT + this.inner.width / 2, y: height - 6, "text-anchor": "middle" }, x),
       svg("text", { transform: `translate(11 ${TOP + this.inner.height / 2}) rotate(-90)`, "text-anchor": "middle" }, y),
     );
     this.limits(xlim, ylim);
@@ -171,6 +171,8 @@ class Figure {
       this.readout,
       this.live,
     );
+    // JupyterLab takes the arrow keys from every focused element that lacks this attribute
+    this.root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", ""));
     element.replaceChildren(this.root);
   }
 
@@ -196,15 +198,15 @@ class Figure {
     }
   }
 
-  slider(key, { label, min, max, step, values }) {
-    // a control with a list of values has one stop each; the slider then counts stops
-    const stops = values && { min: 0, max: values.length - 1, step: 1 };
-    const at = () => (values ? nearest(values, this.model.get(key)) : this.model.get(key));
-    const output = html("output", {});
-    const input = html("input", { type: "range", name: key, ...(stops ?? { min, max, step }) });
-    input.addEventListener("input", () => this.assign({ [key]: values ? values[+input.value] : +input.value }));
-    this.follow([key], () => {
-      input.value = at();
+  slider(key, { label, min = 0, max, step = 1 }) {
+    // a control with a list of values has one stop each; the slider then counts stops, and the list may grow
+    const values = () => this.model.get("controls")[key].values;
+    const output = html("output", { "aria-live": "off" });
+    const input = html("input", { type: "range", name: key, min, max, step });
+    input.addEventListener("input", () => this.assign({ [key]: values()?.[+input.value] ?? +input.value }));
+    this.follow([key, "controls"], () => {
+      if (values()) input.max = values().length - 1;
+      input.value = values() ? nearest(values(), this.model.get(key)) : this.model.get(key);
       output.textContent = show(this.model.get(key));
       input.setAttribute("aria-valuetext", output.textContent);
     });
@@ -278,6 +280,8 @@ class Figure {
       data.value = String(value);
       data.textContent = typeof value === "number" ? show(value) + unit : value;
     }
+    if (sentence === this.sentence) return; // a figure that moves by itself says its numbers often, its sentence once
+    this.sentence = sentence;
     clearTimeout(this.pause);
     this.pause = setTimeout(() => { this.live.textContent = sentence; }, 500);
   }
