@@ -32,6 +32,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Q_COLOURS = {0.5: PURPLE, 1.0: BLUE, 1.5: SKY, 2.0: GREY, 2.5: ORANGE, 3.0: RED, 4.0: GREEN}
 Q_MARKERS = {0.5: "v", 1.0: "o", 1.5: "s", 2.0: "X", 2.5: "^", 3.0: "D", 4.0: "P"}
 
+# Colour and marker for each drop probability of the recorded grid.
+P_STYLES = {0.05: (GREEN, "^"), 0.1: (SKY, "o"), 0.2: (BLUE, "s"), 0.3: (PURPLE, "v")}
+
 
 def use_style() -> None:
     """Set the book's matplotlib style for this process."""
@@ -114,7 +117,7 @@ def overview(records: Iterable[Record]) -> Figure:
     penalty.legend(loc="upper center")
     rows = layers_frame(r for r in records if r.spec["model"] == "smallcnn" and r.spec["method"] == "sparseout")
     rows = rows[rows["layer"] == "relu5"]
-    for p, colour, marker in ((0.1, SKY, "o"), (0.2, BLUE, "s")):
+    for p, (colour, marker) in P_STYLES.items():
         part = summarise(rows[rows["p"] == p], ["q"], "hoyer")
         band(
             network, part["q"], part["mean"], part["low"], part["high"], color=colour, marker=marker, label=f"p = {p:g}"

@@ -13,22 +13,30 @@ class Shown(NamedTuple):
     moves: list[tuple[str, str, int]]
     """A control's name or a button's text, the key, how often it is pressed."""
     sets: dict[str, float | str]
+    opening: tuple[tuple[str, str, int], ...] = ()
+    """What is pressed before the first screenshot."""
 
     def make(self) -> widgets.base.Figure:
         return eval(self.code, {"bl": bl, "widgets": widgets})
 
-    def move(self, page) -> None:
-        """Press the keys, in a page that shows this figure alone."""
-        for name, key, times in self.moves:
+    def move(self, page, presses=None) -> None:
+        """Press the keys of the moves (or of ``presses``), in a page that shows this figure alone."""
+        for name, key, times in self.moves if presses is None else presses:
             control = page.locator(f'.sbn [name="{name}"]')
             (control if control.count() else page.get_by_role("button", name=name, exact=True)).focus()
             for _ in range(times):
                 page.keyboard.press(key)
+                page.evaluate("new Promise(requestAnimationFrame)")  # a drawing a press, so that every run is the same
 
 
 GALLERY = {
     "NoisePenalty": Shown("widgets.NoisePenalty()", [("q", "ArrowRight", 40)], {"q": 3.0}),
-    "LearnWhileYouDrag": Shown("widgets.LearnWhileYouDrag()", [("q", "ArrowRight", 20)], {"q": 2.0}),
+    "LearnWhileYouDrag": Shown(
+        "widgets.LearnWhileYouDrag()",
+        [("q", "ArrowRight", 20), ("100 steps", "Enter", 100)],
+        {"q": 2.0},
+        opening=(("100 steps", "Enter", 100),),
+    ),
     "BridgeGeometry": Shown("widgets.BridgeGeometry()", [("q", "ArrowLeft", 30)], {"q": 1.0}),
     "ActivationExplorer": Shown(
         'widgets.ActivationExplorer(bl.notebook.results("activation-grid"))', [("q", "ArrowRight", 4)], {"q": 3.0}
