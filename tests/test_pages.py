@@ -181,6 +181,10 @@ def test_figures_weigh_little(name):
     assert len(state) + (HTML / "_static" / "figures.js").stat().st_size < 1_500_000
 
 
+# These act on the steps that learning will take, and here it rests.
+LATER = {("LearnWhileYouDrag", "rate"), ("LearnWhileYouDrag", "seed")}
+
+
 def readout(section):
     return section.evaluate(
         "(s) => Object.fromEntries([...s.querySelectorAll('data')].map((d) => [d.dataset.name, +d.value]))"
@@ -210,6 +214,10 @@ def test_every_slider_moves_its_figure_to_what_python_computes(browser, server, 
             assert sliders.count() == len([c for c in python.controls.values() if "options" not in c])
             for slider in sliders.all():
                 key = slider.get_attribute("name")
+                section.get_by_role("button", name="Reset").click()  # without noise, say, q would move nothing
+                for name, control in python.controls.items():
+                    setattr(python, name, control["value"])
+                page.wait_for_timeout(80)
                 for move in ("key", "pointer"):
                     before = picture(section), readout(section), slider.input_value()
                     if move == "key":
@@ -218,14 +226,15 @@ def test_every_slider_moves_its_figure_to_what_python_computes(browser, server, 
                         page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
                     else:
                         at, box = slider.evaluate("(s) => (s.value - s.min) / (s.max - s.min)"), slider.bounding_box()
-                        slider.click(position={"x": (0.3 if at > 0.5 else 0.7) * box["width"], "y": box["height"] / 2})
+                        slider.click(position={"x": (0.1 if at > 0.5 else 0.9) * box["width"], "y": box["height"] / 2})
                     page.wait_for_timeout(80)
                     assert slider.input_value() != before[2], (key, move)
                     value = float(slider.input_value())
                     stops = python.controls[key].get("values")
                     value = stops[int(value)] if stops else value
                     setattr(python, key, int(value) if isinstance(getattr(python, key), int) else value)
-                    assert (picture(section), readout(section)) != before[:2], (key, move)
+                    if (type(python).__name__, key) not in LATER:
+                        assert (picture(section), readout(section)) != before[:2], (key, move)
                     shown = readout(section)
                     for number, expected in python.numbers().items():
                         assert shown[number] == pytest.approx(expected, rel=1e-5, abs=1e-7), (key, move, number)
