@@ -255,18 +255,26 @@ class Figure {
     this.redraw = later;
   }
 
-  /** Call `step` once a frame while the figure is in view and `running()` holds. */
+  /** Call `step` once a frame while the figure is in view and `running()` holds, which only a click makes true. */
   loop(running, step) {
     let seen = true, frame = 0;
-    const watch = new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; });
-    watch.observe(this.root);
     const guarded = this.guard(step);
+    const wake = () => { frame ||= requestAnimationFrame(tick); };
     const tick = () => {
-      frame = requestAnimationFrame(tick);
-      if (seen && running()) guarded();
+      frame = 0;
+      if (!seen || !running()) return; // at rest no frame is asked for: the page then answers a slider sooner
+      wake();
+      guarded();
     };
-    tick();
-    this.closers.push(() => { cancelAnimationFrame(frame); watch.disconnect(); });
+    const watch = new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; wake(); });
+    watch.observe(this.root);
+    this.root.addEventListener("click", wake);
+    this.closers.push(() => {
+      cancelAnimationFrame(frame);
+      watch.disconnect();
+      this.root.removeEventListener("click", wake);
+    });
+    wake();
   }
 
   /** Fill the readout: {name: [label, value, unit?]}; `sentence`, for a screen reader, follows when the hand rests. */
