@@ -70,6 +70,7 @@ screenshots: env  ## take the pictures of the in-page figures anew
 
 benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/bridgeout.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/figures.py
 

@@ -4,7 +4,9 @@ A model file never mentions a method: :func:`attach_sparseout` and :func:`attach
 ``nn.Module`` from outside, and the detach functions take it off again and leave the plain state-dict keys.
 """
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,11 +46,11 @@ class Sparseout(nn.Module):
 
 
 class Bridgeout(nn.Module):
-    r"""Bridgeout as a parametrization of a weight, for ``torch.nn.utils.parametrize``.
+    r"""Bridgeout as a parametrization of a weight. Arguments and errors as in :func:`bridgeout_lite.bridgeout`.
 
-    Each read of the weight in training mode draws a fresh mask; the forward pass of a layer reads it once, so a mask
-    is shared by the mini-batch (Batch Bridgeout). Evaluation sees the clean weight. Arguments and errors as in
-    :func:`bridgeout_lite.bridgeout`.
+    :func:`attach_bridgeout` is the usual way to use it: the mask is then drawn once a forward pass. Registered by hand
+    with ``torch.nn.utils.parametrize`` it knows nothing of forward passes: in training mode each read of the weight
+    draws a fresh mask. Evaluation sees the clean weight in both cases.
 
     Example:
         >>> layer = parametrize.register_parametrization(nn.Linear(4, 2), "weight", Bridgeout(p=0.5, q=1.0))
@@ -64,14 +66,27 @@ class Bridgeout(nn.Module):
         form: str = "even",
         gradient: str = "exact",
         target_fraction: float = 1.0,
+        target: str = "kernels",
     ) -> None:
         super().__init__()
         self.p, self.q = check_noise(p, q, form, gradient)
-        self.form, self.gradient, self.target_fraction = form, gradient, target_fraction
-        # an empty draw checks the remaining argument in the one place that knows its range
-        bridgeout(torch.empty(0), self.p, self.q, target_fraction=target_fraction)
+        self.form, self.gradient, self.target_fraction, self.target = form, gradient, target_fraction, target
+        # an empty draw checks the remaining arguments in the one place that knows what they may be
+        bridgeout(torch.empty(0), self.p, self.q, target_fraction=target_fraction, target=target)
+        self.calls: _Calls | None = None  # of the model that attach_bridgeout was given
 
     def forward(self, w: Tensor) -> Tensor:
+        if self.calls is None:
+            return self._draw(w)
+        if not self.training or not self.calls.noisy:
+            return w
+        noisy = self.calls.noisy[-1]
+        if self not in noisy:
+            with torch.enable_grad():  # the first use may stand under no_grad, a later one not
+                noisy[self] = self._draw(w)
+        return noisy[self]
+
+    def _draw(self, w: Tensor) -> Tensor:
         return bridgeout(
             w,
             self.p,
@@ -80,7 +95,13 @@ class Bridgeout(nn.Module):
             form=self.form,
             gradient=self.gradient,
             target_fraction=self.target_fraction,
+            target=self.target,
         )
+
+    def train(self, mode: bool = True) -> "Bridgeout":
+        if self.calls is not None:
+            self.calls.noisy.clear()  # what a call that was interrupted from the keyboard left behind
+        return super().train(mode)
 
     def right_inverse(self, w: Tensor) -> Tensor:
         return w
@@ -88,8 +109,33 @@ class Bridgeout(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"p={self.p:g}, q={self.q:g}, form={self.form!r}, gradient={self.gradient!r}, "
-            f"target_fraction={self.target_fraction:g}"
+            f"target_fraction={self.target_fraction:g}" + f", target={self.target!r}" * (self.target != "kernels")
         )
+
+
+class _Calls(threading.local):
+    """The calls of one attached model that are under way in this thread, innermost last: for each, the noisy weights
+    drawn in it so far. Its methods are the hooks that keep it.
+
+    A call of the model starts with none. A call of one of its parts shares those of the call around it, and starts with
+    none only if there is no such call (``model.features(x)``). torch's ``parametrize.cached()`` does not serve: it is
+    for the caller to open, the same for all threads, and leaves the weight noisy outside.
+    """
+
+    def __init__(self) -> None:
+        self.noisy: list[dict[Bridgeout, Tensor]] = []
+
+    def __reduce__(self) -> Any:  # a copy of the model is in no call
+        return _Calls, ()
+
+    def enter_model(self, module: nn.Module, inputs: Any) -> None:
+        self.noisy.append({})
+
+    def enter_part(self, module: nn.Module, inputs: Any) -> None:
+        self.noisy.append(self.noisy[-1] if self.noisy else {})
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        del self.noisy[-1:]
 
 
 def is_activation(name: str, module: nn.Module) -> bool:
@@ -149,22 +195,48 @@ def attach_bridgeout(
     form: str = "even",
     gradient: str = "exact",
     target_fraction: float = 1.0,
+    target: str = "kernels",
     where: Where | None = None,
 ) -> nn.Module:
     """Parametrize the weight of every module that ``where(name, module)`` picks (default: every 3x3 ``Conv2d``)
     by :class:`Bridgeout`. Changes ``model`` and returns it.
+
+    In training mode each call of ``model`` draws one mask a weight, at its first use, for the whole mini-batch (Batch
+    Bridgeout); all its further uses in that call see the same noisy weight, also of a weight tied to several modules.
+    A part of the model that is called on its own draws for that call. Outside of a call, as in evaluation, ``weight``
+    is the clean weight: what norms, pruning, inspection and the optimizer should see. A part that is recomputed in the
+    backward pass (``torch.utils.checkpoint``) draws the same mask again, as long as ``preserve_rng_state`` is left on
+    and it shares no weight with the rest of the model.
 
     Raises:
         ValueError: bad arguments; nothing is picked; a picked module has no weight or carries Bridgeout already.
     """
     picked = _pick(model, where or is_3x3_convolution)
     for name, module in picked:
-        if not isinstance(getattr(module, "weight", None), Tensor):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
             raise ValueError(f"Bridgeout needs a module with a weight, but {name!r} is a {type(module).__name__}")
+        if isinstance(weight, nn.UninitializedParameter):
+            raise ValueError(f"the weight of {name!r} has no shape yet: run one batch through the model first")
+        if not weight.is_floating_point():
+            raise ValueError(f"Bridgeout needs floating-point weights, but those of {name!r} are {weight.dtype}")
         if _bridgeouts(module):
             raise ValueError(f"Bridgeout is already attached to {name!r}; call detach_bridgeout(model) first")
+    make = partial(Bridgeout, p, q, form=form, gradient=gradient, target_fraction=target_fraction, target=target)
+    make()  # bad arguments are found out before anything is changed
+    calls = _Calls()
+    chosen = {module for _, module in picked}
+    for module in [m for m in model.modules() if chosen.intersection(m.modules())]:
+        enter = calls.enter_model if module is model else calls.enter_part
+        handles = (
+            module.register_forward_pre_hook(enter, prepend=True),
+            module.register_forward_hook(calls.leave, always_call=True),
+        )
+        module.__dict__.setdefault("_bridgeout_calls", []).extend(handles)
+    noises: dict[Any, Bridgeout] = {}
     for _, module in picked:
-        noise = Bridgeout(p, q, form=form, gradient=gradient, target_fraction=target_fraction)
+        noise = noises.setdefault(module.weight, make())  # one for a weight that several modules share
+        noise.calls = calls
         parametrize.register_parametrization(module, "weight", noise.train(module.training))
     return model
 
@@ -173,6 +245,8 @@ def detach_bridgeout(model: nn.Module) -> nn.Module:
     """Undo :func:`attach_bridgeout`: the clean trained weights under their original state-dict keys.
     Changes ``model`` and returns it."""
     for module in list(model.modules()):
+        for handle in module.__dict__.pop("_bridgeout_calls", []):
+            handle.remove()
         ours = _bridgeouts(module)
         if not ours:
             continue

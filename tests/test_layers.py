@@ -1,14 +1,18 @@
 """Sparseout and Bridgeout as modules, and attaching them to models and taking them off again."""
 
+import contextlib
 import copy
 import io
 import math
 import pickle
+import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 import bridgeout_lite as bl
 
@@ -92,6 +96,7 @@ def test_the_repr_shows_the_knobs():
     assert repr(bl.Bridgeout(0.5, 1.5, target_fraction=0.75)) == (
         "Bridgeout(p=0.5, q=1.5, form='even', gradient='exact', target_fraction=0.75)"
     )
+    assert repr(bl.Bridgeout(target_fraction=0.5, target="filters")).endswith("target_fraction=0.5, target='filters')")
     assert "p=0.3, q=1" in repr(bl.attach_bridgeout(small(), 0.3, 1.0))
     assert "p=0.3, q=1" in repr(bl.attach_sparseout(small(), 0.3, 1.0))
 
@@ -117,6 +122,8 @@ def test_bad_arguments_are_refused_when_the_layer_is_made(make):
     for fraction in (-0.1, 1.1, math.nan, "all"):
         with pytest.raises(ValueError, match="target_fraction must be"):
             bl.Bridgeout(target_fraction=fraction)
+    with pytest.raises(ValueError, match=r"target must be one of 'kernels', 'filters', got 'rows'"):
+        bl.Bridgeout(target="rows")
 
 
 def test_wrong_input_is_refused_by_the_layer():
@@ -145,7 +152,8 @@ def test_bridgeout_as_a_parametrization():
 
 def test_bridgeout_passes_on_all_its_knobs():
     w = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    for options in ({}, {"form": "odd", "target_fraction": 0.5}, {"gradient": "constant"}):
+    filters = {"target_fraction": 0.5, "target": "filters"}
+    for options in ({}, {"form": "odd", "target_fraction": 0.5}, {"gradient": "constant"}, filters):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             ours = bl.Bridgeout(0.3, 1.0, **options)(w)
@@ -167,7 +175,7 @@ def test_assigning_a_weight_sets_the_clean_one():
 @BOTH
 def test_attach_and_detach_restore_the_model(attach, detach):
     model, plain = small(), small()
-    hooks = [len(m._forward_hooks) for m in plain.modules()]
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in plain.modules()]
     assert attach(model, 0.3, 1.0) is model
     model.train()(batch())
     assert detach(model) is model
@@ -176,10 +184,10 @@ def test_attach_and_detach_restore_the_model(attach, detach):
     assert [n for n, _ in model.named_modules()] == [n for n, _ in plain.named_modules()]
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
     assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
-    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
     assert torch.equal(model.train()(batch()), plain.train()(batch()))
-    assert not any("_bridgeout_hook" in m.__dict__ for m in model.modules())
+    assert not any({"_bridgeout_hook", "_bridgeout_calls"} & m.__dict__.keys() for m in model.modules())
 
 
 @BOTH
@@ -228,13 +236,31 @@ def test_bridgeout_needs_a_weight():
         bl.attach_bridgeout(small(), 0.5, 1.0, where=lambda name, module: name == "2")
     with pytest.raises(ValueError, match="target_fraction must be"):
         bl.attach_bridgeout(small(), 0.5, 1.0, target_fraction=2)
+    with pytest.raises(ValueError, match="target must be one of 'kernels', 'filters'"):
+        bl.attach_bridgeout(small(), 0.5, 1.0, target="channels")
 
 
-def test_a_failing_attach_leaves_the_model_untouched():
+def test_bridgeout_needs_a_weight_that_is_there_and_floating():
     model = small()
-    with pytest.raises(ValueError, match="needs a module with a weight"):
-        bl.attach_bridgeout(model, 0.5, 1.0, where=lambda name, module: name in ("0", "2"))
+    model[0].weight = nn.Parameter(model[0].weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"needs floating-point weights, but those of '0' are torch\.int8"):
+        bl.attach_bridgeout(model, 0.5, 1.0)
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(ValueError, match="weight of '0' has no shape yet: run one batch through the model first"):
+        bl.attach_bridgeout(lazy, 0.5, 1.0)
+    lazy(batch())
+    bl.attach_bridgeout(lazy, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"where": lambda name, module: name in ("0", "2")}, {"target_fraction": 2}, {"target": "none"}]
+)
+def test_a_failing_attach_leaves_the_model_untouched(options):
+    model = small()
+    with pytest.raises(ValueError, match=r"needs a module with a weight|target"):
+        bl.attach_bridgeout(model, 0.5, 1.0, **options)
     assert same_state(model, small())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_where_sparseout_goes_by_default_and_by_choice():
@@ -264,6 +290,8 @@ def test_attach_passes_on_all_knobs():
     model = bl.attach_bridgeout(small(), 0.25, 1.5, target_fraction=0.5, **options)
     knobs = "p=0.25, q=1.5, form='odd', gradient='constant'"
     assert str(model[0].parametrizations.weight[0]) == f"Bridgeout({knobs}, target_fraction=0.5)"
+    model = bl.attach_bridgeout(small(), 0.25, 1.5, target_fraction=0.5, target="filters", **options)
+    assert str(model[0].parametrizations.weight[0]) == f"Bridgeout({knobs}, target_fraction=0.5, target='filters')"
     model = bl.attach_sparseout(small(), 0.25, 1.5, form="even", gradient="constant")
     assert str(model[2].sparseout) == "Sparseout(p=0.25, q=1.5, form='even', gradient='constant')"
 
@@ -282,6 +310,252 @@ def test_a_module_used_under_two_names_gets_one_sparseout():
     bl.attach_sparseout(model, 0.5, 1.0)
     assert len(relu._forward_hooks) == 1
     assert not bl.detach_sparseout(model)[1]._forward_hooks
+
+
+# ---- one mask a forward pass ------------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Uses its weights in several ways, and keeps what it read of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.inner = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh())
+            self.tied = nn.Linear(6, 6, bias=False)
+        self.tied.weight = self.inner[0].weight
+        self.read: list[Tensor] = []
+        self.around_first, self.before_second = contextlib.nullcontext, lambda: None
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.around_first():
+            self.read = [self.inner[0].weight]
+            x = self.inner(x)
+        self.before_second()
+        x = self.tied(F.linear(x, self.inner[0].weight))
+        self.read += [self.inner[0].weight, self.tied.weight]
+        return x
+
+    def was_noisy(self) -> bool:
+        """All reads were of one noisy weight."""
+        first, clean = self.read[0], self.inner[0].parametrizations.weight.original
+        return all(w is first for w in self.read) and not torch.equal(first, clean)
+
+
+def reader() -> Reader:
+    return bl.attach_bridgeout(Reader(), 0.5, 1.0, where=lambda name, module: isinstance(module, nn.Linear))
+
+
+def vector() -> Tensor:
+    return torch.linspace(-1, 1, 6).expand(2, 6)
+
+
+def test_all_uses_in_a_forward_pass_see_one_noisy_weight():
+    model = reader()
+    model(vector())
+    first = model.read[0]
+    assert model.was_noisy()
+    model(vector())
+    assert model.was_noisy() and not torch.equal(model.read[0], first)
+    model.eval()(vector())
+    assert all(w is model.inner[0].parametrizations.weight.original for w in model.read)
+
+
+def test_the_gradient_is_that_of_all_uses_of_the_noisy_weight():
+    model = reader()
+    y = model(vector())
+    (noisy,) = {id(w): w for w in model.read}.values()
+    w = model.inner[0].parametrizations.weight.original
+    slope_of_noise = torch.autograd.grad(noisy.sum(), w, retain_graph=True)[0]
+    free = noisy.detach().requires_grad_()
+    F.linear(F.linear(F.linear(vector(), free).tanh(), free), free).square().sum().backward()
+    y.square().sum().backward()
+    torch.testing.assert_close(w.grad, free.grad * slope_of_noise)
+
+
+def test_outside_of_a_forward_pass_the_weight_is_the_clean_one():
+    """What weight decay by hand, norms, pruning and a look at the weights should see, also in training mode."""
+    model = bl.attach_bridgeout(small(), 0.5, 1.0)
+    clean = model[0].parametrizations.weight.original
+    assert model[0].weight is clean
+    model(batch()).sum().backward()
+    assert model.training and model[0].weight is clean
+    with torch.no_grad():
+        model[0].weight.mul_(0.5)
+    torch.testing.assert_close(clean, 0.5 * small()[0].weight)
+
+
+def test_a_part_called_on_its_own_has_noise_for_that_call():
+    model = reader()
+    for part in (model.inner, model.inner[0], model.tied):
+        seen = []
+        with part.register_forward_hook(lambda *_, seen=seen: seen.append(model.inner[0].weight), prepend=True):
+            assert not torch.equal(part(vector()), part(vector()))
+        assert len(seen) == 2 and not torch.equal(*seen)
+        assert model.inner[0].weight is model.inner[0].parametrizations.weight.original
+
+
+def test_forward_called_past_the_hooks_still_has_noise():
+    model = reader()
+    assert not torch.equal(model.forward(vector()), model.forward(vector()))
+
+
+def test_a_use_without_gradients_does_not_take_them_from_a_later_one():
+    model = reader()
+    model.around_first = torch.no_grad
+    y = model(vector())
+    assert model.was_noisy()
+    w = model.inner[0].parametrizations.weight.original
+    assert torch.autograd.grad(y.sum(), w)[0].abs().sum() > 0
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("call", [lambda m: m(vector()), lambda m: m.train() and m.inner(vector())])
+def test_a_forward_pass_that_fails_leaves_no_draw_behind(error, call):
+    """A KeyboardInterrupt is not seen by torch's hooks: the next call of the model, or train(), cleans up."""
+
+    def fail() -> None:
+        raise error
+
+    model = reader()
+    model.before_second = fail
+    for _ in range(2):
+        with pytest.raises(error):
+            model(vector())
+    stale = model.read[0]
+    assert not torch.equal(stale, model.inner[0].parametrizations.weight.original)
+    if error is Interrupted:
+        assert model.inner[0].weight is model.inner[0].parametrizations.weight.original
+    model.before_second = lambda: None
+    assert not torch.equal(call(model), call(model))
+    model.eval().train()
+    assert model.inner[0].weight is model.inner[0].parametrizations.weight.original
+
+
+def test_a_model_that_calls_itself():
+    """Each call has its own noise, and the outer one goes on with its own."""
+    model = reader()
+    inner_reads = []
+
+    def recurse() -> None:
+        model.before_second = lambda: None
+        outer, model.read = model.read, []
+        model(vector())
+        assert model.was_noisy()
+        inner_reads.append(model.read[0])
+        model.read = outer
+
+    model.before_second = recurse
+    model(vector())
+    assert model.was_noisy() and not torch.equal(inner_reads[0], model.read[0])
+
+
+def test_two_models_inside_each_other_keep_their_own_noise():
+    one, two = reader(), reader()
+    one.before_second = lambda: two(vector())
+    one(vector())
+    assert one.was_noisy() and two.was_noisy() and not torch.equal(one.read[0], two.read[0])
+
+
+def test_threads_do_not_share_noise():
+    """As in nn.DataParallel, whose replicas share all but the parameters. Both read while both calls are under way."""
+    barrier, reads = threading.Barrier(2, timeout=20), []
+
+    def work(replica: Reader) -> None:
+        def meet() -> None:
+            barrier.wait()
+            replica.read.append(replica.inner[0].weight)
+            barrier.wait()
+
+        replica.before_second = meet
+        replica(vector())
+        reads.append(replica.read)
+
+    model = reader()
+    replicas = [model, copy.copy(model)]
+    replicas[1].__dict__ = model.__dict__.copy()
+    threads = [threading.Thread(target=work, args=(r,)) for r in replicas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reads) == 2
+    assert all(w is read[0] for read in reads for w in read) and not torch.equal(reads[0][0], reads[1][0])
+    assert model.inner[0].weight is model.inner[0].parametrizations.weight.original
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_recomputes_with_the_same_mask(reentrant):
+    class Saving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small()[:4]
+            self.saving = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.body, x, use_reentrant=reentrant) if self.saving else self.body(x)
+
+    grads = []
+    for saving in (False, True):
+        model = bl.attach_bridgeout(Saving(), 0.5, 1.0)
+        model.saving = saving
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            model(batch().requires_grad_()).square().sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_a_model_can_be_copied_in_the_middle_of_a_forward_pass():
+    model, copies = reader(), []
+    model.before_second = lambda: copies.append(copy.deepcopy(model.inner))
+    model(vector())
+    assert model.was_noisy()
+    assert copies[0][0].weight is copies[0][0].parametrizations.weight.original
+    assert not torch.equal(copies[0](vector()), copies[0](vector()))
+
+
+def test_groups_of_layers_with_different_noise():
+    model = small()
+    bl.attach_bridgeout(model, 0.5, 1.0, where=lambda name, module: name == "0")
+    bl.attach_bridgeout(model, 0.5, 2.0, where=lambda name, module: name == "3.2")
+    reads = []
+    model[4].register_forward_hook(lambda *_: reads.append((model[0].weight, model[3][2].weight)))
+    model(batch())
+    plain = small()
+    for noisy, clean, q in zip(reads[0], (plain[0].weight, plain[3][2].weight), (1.0, 2.0), strict=True):
+        torch.testing.assert_close((noisy - clean).abs(), clean.abs() ** (q / 2))
+    assert list(bl.detach_bridgeout(model).state_dict()) == list(plain.state_dict())
+
+
+def test_tied_weights_stay_tied():
+    model, plain = reader(), Reader()
+    assert model.inner[0].parametrizations.weight.original is model.tied.parametrizations.weight.original
+    train = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(vector()).sum().backward()
+    train.step()
+    bl.detach_bridgeout(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert model.inner[0].weight is model.tied.weight
+    assert not torch.equal(model.tied.weight, plain.tied.weight)
+
+
+def test_compiled_models_draw_afresh():
+    model = bl.attach_bridgeout(small(), 0.5, 1.0)
+    try:
+        compiled = torch.compile(model, backend="eager")
+        first, second = compiled(batch()), compiled(batch())
+        second.sum().backward()
+    finally:
+        torch._dynamo.reset()
+    assert not torch.equal(first, second)
+    assert all(p.grad is not None for p in model.parameters())
+    assert model[0].weight is model[0].parametrizations.weight.original
 
 
 # ---- training with noise attached -------------------------------------------------------------------------------

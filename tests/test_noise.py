@@ -121,7 +121,8 @@ def test_any_p_q_shape_and_dtype_against_a_reference(p, q, form, dtype, shape, s
     xi = keep.double() / (1 - p) - 1
     size = power(x, q / 2)
     want = x.double() + (x.sign() if form == "odd" else 1.0) * size * xi
-    error = (y.double() - want).abs() / (x.double().abs() + size * xi.abs() + 1e-300)
+    rounded = size * xi.abs().clamp_min(0.1)  # xi is r / (1-p) less 1, so a small one has lost digits
+    error = (y.double() - want).abs() / (x.double().abs() + rounded + 1e-300)
     assert error.max() < (1e-12 if dtype == torch.float64 else 3e-6)
 
 
@@ -142,11 +143,11 @@ def test_the_defaults_are_those_of_the_released_codes():
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("q", [1.0, 2.0, 3.0])
 def test_working_in_pieces_changes_nothing(monkeypatch, function, q):
-    """A CPU tensor is worked on in pieces of _BLOCK elements; here of 7, against all at once."""
+    """A CPU tensor is worked on in pieces of _BLOCK elements; here of 28, against all at once."""
     x = away_from_zero(4, 3, 5, 7, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
     grad = torch.randn(x.shape, generator=seeded(2)).half()
     results = []
-    for block in (1 << 17, 7):
+    for block in (1 << 17, 28):
         monkeypatch.setattr(noise, "_BLOCK", block)
         leaf = x.clone().requires_grad_()
         options = {"target_fraction": 0.5} if function is bl.bridgeout else {}
@@ -302,12 +303,8 @@ def test_keep_probability_is_exact(monkeypatch, p):
     set by hand. P(keep) = (patterns kept outright + probability that the tie is kept) / 65536, in exact fractions."""
 
     def keep(patterns: Tensor, uniform: float) -> Tensor:
-        class Words:
-            def random_(self, *args, **kwargs):
-                return patterns.view(torch.int64).clone()
-
         with monkeypatch.context() as patch:
-            patch.setattr(torch, "empty", lambda *a, **k: Words())
+            patch.setattr(Tensor, "random_", lambda words, *a, **k: words.copy_(patterns.view(torch.int64)))
             patch.setattr(torch, "rand", lambda n, **k: torch.full((n,), uniform, dtype=torch.float64))
             return noise.keep_mask(patterns, p).bool()
 
@@ -333,6 +330,22 @@ def test_neighbours_are_independent():
         assert abs(correlation) * math.sqrt(count - lag) < 6.5
     for place in range(4):
         assert abs(keep[place::4].mean()) < 6.5 * math.sqrt(p * (1 - p) / (count / 4))
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5])
+def test_a_mask_drawn_in_pieces_is_one_draw(monkeypatch, p):
+    """300,003 elements, about 5 of them ties at p = 0.3, against the definition written down for all at once."""
+    count = 300_003
+    draws = seeded(13)
+    words = torch.empty(count // 4 + 1, dtype=torch.int64).random_(-(2**63), None, generator=draws)
+    bits = words.view(torch.int16)[:count].int() + 32768
+    expected, tie = bits < int((1 - p) * 65536), bits == int((1 - p) * 65536)
+    if p == 0.3:
+        assert tie.any()
+        expected[tie] = torch.rand(int(tie.sum()), generator=draws) < (1 - p) * 65536 % 1
+    for block in (1 << 20, 1 << 17, 1 << 10, 28):
+        monkeypatch.setattr(noise, "_BLOCK", block)
+        assert torch.equal(noise.keep_mask(torch.empty(1).expand(count), p, seeded(13)).bool(), expected)
 
 
 def test_tiny_p_rarely_drops_and_p_near_one_rarely_keeps():
@@ -673,16 +686,18 @@ def moved(w: Tensor, fraction: float, **options) -> Tensor:
     return bl.bridgeout(w, 0.5, 1.0, target_fraction=fraction, generator=seeded(), **options) != w
 
 
-def brute_force_target(w: Tensor, fraction: float) -> Tensor:
+def brute_force_target(w: Tensor, fraction: float, target: str = "kernels") -> Tensor:
     out = torch.zeros(w.shape, dtype=torch.bool)
-    if w.dim() == 1:
-        order = sorted(range(len(w)), key=lambda j: abs(w[j].item()))
-        for j in order[: int(len(w) * fraction)]:
-            out[j] = True
+
+    def norm(*index: int) -> float:
+        return w[index].double().square().sum().item()
+
+    if w.dim() == 1 or target == "filters":
+        for o in sorted(range(len(w)), key=norm)[: int(len(w) * fraction)]:
+            out[o] = True
         return out
     for o in range(w.shape[0]):
-        order = sorted(range(w.shape[1]), key=lambda i: w[o, i].double().square().sum().item())
-        for i in order[: int(w.shape[1] * fraction)]:
+        for i in sorted(range(w.shape[1]), key=lambda i: norm(o, i))[: int(w.shape[1] * fraction)]:
             out[o, i] = True
     return out
 
@@ -691,9 +706,11 @@ def brute_force_target(w: Tensor, fraction: float) -> Tensor:
 @pytest.mark.parametrize(
     "shape", [(40,), (5, 20), (4, 20, 3, 3), (4, 20, 1, 1), (4, 20, 5), (2, 10, 2, 3, 2), (1, 1, 3, 3), (3, 1)]
 )
-def test_the_smallest_are_targeted(shape, fraction):
+@pytest.mark.parametrize("target", ["kernels", "filters"])
+def test_the_smallest_are_targeted(shape, fraction, target):
     w = away_from_zero(*shape)
-    assert torch.equal(moved(w, fraction), brute_force_target(w, fraction))
+    assert torch.equal(moved(w, fraction, target=target), brute_force_target(w, fraction, target))
+    assert torch.equal(noise.smallest(w, fraction, target), brute_force_target(w, fraction, target))
 
 
 def test_the_count_is_the_integer_part():
@@ -710,13 +727,36 @@ def test_kernels_are_ranked_within_their_filter_only():
     assert moved(w, 0.5).flatten(2).any(2).sum(1).tolist() == [5, 5]
 
 
+def test_filters_are_ranked_in_the_layer_and_hit_whole():
+    w = away_from_zero(10, 4, 3, 3)
+    w[::2] *= 1000
+    hit = moved(w, 0.5, target="filters").flatten(1)
+    assert hit.all(1).tolist() == hit.any(1).tolist() == [False, True] * 5
+    assert moved(w, 0.1, target="filters").sum() == 4 * 9
+    assert bl.bridgeout(w, 0.5, 1.0, target_fraction=0.0999, target="filters").equal(w)  # int(0.999) = 0 filters
+
+
+def test_the_default_target_is_that_of_the_released_code():
+    w = away_from_zero(6, 8, 3, 3)
+    assert torch.equal(moved(w, 0.4), moved(w, 0.4, target="kernels"))
+    assert not torch.equal(moved(w, 0.4), moved(w, 0.4, target="filters"))
+
+
 def test_ties_do_not_change_the_count():
     assert moved(torch.ones(3, 10, 3, 3), 0.5).sum() == 3 * 5 * 9
+    assert moved(torch.ones(10, 3, 3, 3), 0.5, target="filters").sum() == 5 * 27
     assert moved(torch.ones(11), 0.5).sum() == 5
 
 
+def test_tiny_and_huge_weights_are_ranked_too():
+    """A matrix and a vector are ranked by magnitude itself: its square would leave the floats."""
+    w = torch.tensor([1e-30, 1e-25, 1e25, 1e30])[torch.tensor([2, 0, 3, 1])]
+    assert noise.smallest(w, 0.25).tolist() == [False, True, False, False]
+    assert noise.smallest(w.reshape(1, 4), 0.75).tolist() == [[True, True, False, True]]
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("fraction,target", [(0.25, "kernels"), (0.5, "kernels"), (0.5, "filters"), (1.0, "kernels")])
 @pytest.mark.parametrize(
     "make",
     [
@@ -729,11 +769,11 @@ def test_ties_do_not_change_the_count():
         lambda: away_from_zero(20)[::2],
     ],
 )
-def test_targeting_in_every_layout(make, fraction, form):
+def test_targeting_in_every_layout(make, fraction, target, form):
     w = make().requires_grad_()
     p, q = 0.5, 1.0
-    y = bl.bridgeout(w, p, q, form=form, target_fraction=fraction, generator=seeded())
-    target = brute_force_target(w.detach(), fraction)
+    y = bl.bridgeout(w, p, q, form=form, target_fraction=fraction, target=target, generator=seeded())
+    target = brute_force_target(w.detach(), fraction, target)
     assert torch.equal((y != w).detach(), target)
     y.sum().backward()
     clean = w.detach()
@@ -744,10 +784,13 @@ def test_targeting_in_every_layout(make, fraction, form):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_targeting_in_every_dtype(dtype):
-    w = away_from_zero(4, 8, 3, 3, dtype=dtype)
-    y = bl.bridgeout(w, 0.5, 1.0, target_fraction=0.5, generator=seeded())
-    assert y.dtype == dtype
-    assert ((y != w).flatten(1).sum(1) == 4 * 9).all()
+    for shape in ((4, 8, 3, 3), (4, 8)):
+        w = away_from_zero(*shape, dtype=dtype)
+        y = bl.bridgeout(w, 0.5, 1.0, target_fraction=0.5, generator=seeded())
+        assert y.dtype == dtype
+        assert ((y != w).flatten(1).sum(1) == w[0].numel() / 2).all()
+        y = bl.bridgeout(w, 0.5, 1.0, target_fraction=0.5, target="filters", generator=seeded())
+        assert ((y != w).flatten(1).sum(1).sort().values == torch.tensor([0, 0, 1, 1]) * w[0].numel()).all()
 
 
 def test_targeting_with_the_odd_form_at_q2_leaves_the_rest_to_the_bit():
@@ -805,6 +848,15 @@ def test_bad_target_fraction(fraction):
         "0 <= target_fraction <= 1",
         f"got {fraction!r}",
     )
+
+
+def test_bad_target():
+    for target in ("rows", "", None, 1):
+        one_line_error(
+            lambda: bl.bridgeout(torch.ones(2), target=target),  # noqa: B023
+            "target must be one of 'kernels', 'filters'",
+            f"got {target!r}",
+        )
 
 
 @pytest.mark.parametrize(
