@@ -25,7 +25,9 @@ FLOORS = {
     "layers": 1,
     "theory": 1,
     "models": 2,
+    "cost": 3,
     "training": 3,
+    "pruning": 4,
     "experiments": 5,
     "figures": 6,
     "ledger": 6,
@@ -111,7 +113,7 @@ def test_no_path_of_a_machine_is_committed():
         assert not re.search(r"(?<![\w.:/])/(?:home|root|Users|tmp|work)/", path.read_text()), path.name
 
 
-@pytest.mark.parametrize("name", ["noise", "layers"])
+@pytest.mark.parametrize("name", ["noise", "layers", "pruning"])
 def test_examples_in_docstrings_run(name):
     import bridgeout_lite
 
