@@ -1,7 +1,7 @@
 """What a network costs: parameters, multiply-adds, measured latency, peak memory; and its export to ONNX.
 
 Parameters and multiply-adds are counted, the same on every machine. Latency and memory are measured where the model
-is. Masked weights are counted, computed with and stored like any others: only removal
+is. Masked weights are counted, computed with and stored like any others, and masks take time of their own: only removal
 (:func:`bridgeout_lite.pruning.remove_filters`) makes these numbers smaller.
 """
 

@@ -195,6 +195,16 @@ def test_a_layer_never_loses_its_last_filter(name, criterion):
         assert all(len(zeroed(conv)) < conv.out_channels for conv in convolutions(pruned).values())
 
 
+@pytest.mark.parametrize("silence", [False, True])
+def test_weights_whose_squares_vanish_are_still_ranked(silence):
+    """Weight decay drives the filters that nothing needs towards zero without end."""
+    model, tiny = build("vgg11"), build("vgg11")
+    tiny.conv3.weight.data *= 1e-30
+    for m in (model, tiny):
+        prune(m, 0.5, silence=silence)
+    assert torch.equal(tiny.conv3.weight_mask, model.conv3.weight_mask)
+
+
 def test_pruning_again_counts_what_is_gone():
     once, twice = build("vgg11"), build("vgg11")
     prune(once, 0.6)
@@ -799,6 +809,12 @@ def test_random_curves_nest_and_repeat(trained, digits):
     options = {"amounts": [0.25, 0.5], "criterion": "random", "granularity": "weight"}
     first, again, other = (curve(trained, digits, **options, seed=seed) for seed in (0, 0, 1))
     assert first.equals(again) and not first.equals(other)
+    gone = []
+    for row in first.itertuples():
+        model = prune(copy.deepcopy(trained), row.amount, criterion="random", granularity="weight", generator=draws(0))
+        assert row.loss == bl.evaluate(model, digits, "valid")[0]
+        gone.append(model.conv3.weight == 0)
+    assert not (gone[0] & ~gone[1]).any()
 
 
 def test_curve_of_a_masked_model(trained, digits):
