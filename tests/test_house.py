@@ -157,3 +157,16 @@ def test_make_book_forgets_executions_when_their_inputs_change(tmp_path):
     records.write_text("two\n")
     assert not is_kept("digits") and is_kept("digits")
     assert not is_kept("cifar10") and is_kept("cifar10")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_stored_figures_carry_the_present_code(path):
+    from bridgeout_lite import widgets
+    from bridgeout_lite.widgets.base import script, style
+
+    stored = json.loads(path.read_text())["metadata"].get("widgets", {})
+    for model in stored.get("application/vnd.jupyter.widget-state+json", {}).get("state", {}).values():
+        if "_esm" in model["state"]:
+            name = getattr(widgets, model["state"]["_anywidget_id"].rpartition(".")[2]).file
+            current = model["state"]["_esm"] == script(name) and model["state"]["_css"] == style(name)
+            assert current, f"{name} has changed since the chapter was executed: run `make notebooks`"
