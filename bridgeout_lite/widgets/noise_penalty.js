@@ -75,7 +75,7 @@ export default figure((fig) => {
     here.set(x, relativeNoise(x, p, q));
 
     const top = Math.max(penalty(2, p, q), penalty(2, p, 2), 1e-3);
-    cost.limits([-2, 2], [0, 1.1 * top]);
+    cost.limits([-2, 2], [-0.04 * top, 1.1 * top]);
     dropout.set(AXIS, AXIS.map((v) => penalty(v, p, 2)));
     curve.set(AXIS, AXIS.map((v) => penalty(v, p, q)));
     there.set(x, penalty(x, p, q));
