@@ -267,6 +267,8 @@ def test_the_installed_command_fails_in_one_line(offline):
 
 
 CHILD = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     import sys, time
     from bridgeout_lite import cli, training
 
