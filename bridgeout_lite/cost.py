@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,26 @@ def measure(model: nn.Module, example_input: Tensor, *, repeats: int = 20, warmu
     if peak is not None:
         peak += sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), x))
     return Cost(parameters, macs, 1e3 * latency, peak, len(x), torch.get_num_threads(), str(device))
+
+
+def latencies(models: Sequence[nn.Module], example_input: Tensor, *, rounds: int = 10) -> list[float]:
+    """Median milliseconds of one forward pass of each model, in evaluation mode, run in turn: whatever else the machine
+    does meets all of them alike, so that the ratios hold where the times do not. One more round goes before, untimed.
+
+    Raises:
+        ValueError: an example input that a model does not take; rounds < 1; no models.
+    """
+    if not isinstance(rounds, int) or rounds < 1 or not models:
+        raise ValueError(f"rounds must be a whole number >= 1, and models at least one; got {rounds!r}, {len(models)}")
+    for model in models:
+        run_once(model, example_input)
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
+        stack.enter_context(torch.inference_mode())
+        inputs = [example_input.to(device_of(model, example_input)) for model in models]
+        times = [[_latency(m, x, 1, 0) for m, x in zip(models, inputs, strict=True)] for _ in range(rounds)]
+    return [1e3 * statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def count(model: nn.Module, example_input: Tensor) -> tuple[int, int]:

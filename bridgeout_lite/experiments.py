@@ -17,14 +17,20 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .data import IMAGE_SETS, Images, load_images
-from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
+from .layers import Where, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout, is_activation
 from .models import MODELS, build_model
-from .noise import FORMS, GRADIENTS, check_choice, check_exponent, check_probability
+from .noise import FORMS, GRADIENTS, TARGETS, check_choice, check_exponent, check_fraction, check_probability
+from .protocol import measure_latency, measure_pruning
+from .pruning import remove_filters
 from .records import Record, Store, fingerprint, provenance, rounded
 from .sparsity import capture_activations, record_activations
 from .training import Recipe, evaluate, fit, pick_device
 
-METHODS = ("none", "sparseout", "bridgeout")
+METHODS = ("none", "sparseout", "bridgeout", "dropout")
+MEASURES = ("activations", "pruning")
+
+# What a spec leaves out at these values: records made before there was such a choice keep their fingerprints.
+LATER: dict[str, Any] = {"target_fraction": 1.0, "target": "kernels", "cut": 0.0, "measures": ["activations"]}
 
 # log10 of an activation over its layer's root mean square; the bins of the recorded histograms
 HISTOGRAM_EDGES = tuple(round(-3.0 + 0.1 * k, 1) for k in range(46))
@@ -43,9 +49,13 @@ class Experiment:
     Attributes:
         dataset, train, valid: as for :func:`bridgeout_lite.load_images` (the split itself is always that of seed 0).
         model, width: as for :func:`bridgeout_lite.build_model`.
-        method: "none", "sparseout" (behind every nonlinearity) or "bridgeout" (on every 3x3 convolution).
+        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution) or "dropout"
+            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`).
         p, q, form, gradient: of the noise. form None is the method's default.
         recipe: of the training. seed: of the initial weights, the order of the images and the noise.
+        target_fraction, target: of Bridgeout.
+        cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
+        measures: what is measured beside accuracy, of "activations" and "pruning".
     """
 
     dataset: str = "cifar10"
@@ -60,6 +70,10 @@ class Experiment:
     valid: int = 5000
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     seed: int = 0
+    target_fraction: float = 1.0
+    target: str = "kernels"
+    cut: float = 0.0
+    measures: tuple[str, ...] = ("activations",)
 
     def __post_init__(self) -> None:
         check_choice(self.dataset, IMAGE_SETS, "dataset")
@@ -72,21 +86,54 @@ class Experiment:
         object.__setattr__(self, "p", check_probability(self.p))
         object.__setattr__(self, "q", check_exponent(self.q))
         object.__setattr__(self, "width", float(self.width))
+        object.__setattr__(self, "target_fraction", check_fraction(self.target_fraction))
+        check_choice(self.target, TARGETS, "target")
+        if self.method == "dropout" and self.q != 2:
+            raise ValueError(f"dropout is q = 2, got q={self.q:g}: use method='sparseout' for another q")
+        if isinstance(self.cut, bool) or not isinstance(self.cut, int | float) or not 0 <= self.cut < 1:
+            raise ValueError(
+                f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
+            )
+        object.__setattr__(self, "cut", float(self.cut))
+        for measure in self.measures:
+            check_choice(measure, MEASURES, "measures")
+        object.__setattr__(self, "measures", tuple(self.measures))
 
     @property
     def spec(self) -> dict[str, Any]:
         """The experiment as JSON values: what a record is found by."""
         spec = dataclasses.asdict(self)
         spec["recipe"]["milestones"] = list(self.recipe.milestones)
-        return spec
+        spec["measures"] = list(self.measures)
+        return {k: v for k, v in spec.items() if k not in LATER or v != LATER[k]}
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
         if self.method == "sparseout":
             return attach_sparseout(model, self.p, self.q, form=self.form or "odd", gradient=self.gradient)
+        if self.method == "dropout":
+            return attach_sparseout(model, self.p, self.q, where=dropout_places(self.model))
         if self.method == "bridgeout":
-            return attach_bridgeout(model, self.p, self.q, form=self.form or "even", gradient=self.gradient)
+            return attach_bridgeout(
+                model,
+                self.p,
+                self.q,
+                form=self.form or "even",
+                gradient=self.gradient,
+                target_fraction=self.target_fraction,
+                target=self.target,
+            )
         return model
+
+
+def dropout_places(model: str) -> Where:
+    """Where the pruning study's Dropout baseline sits in a model of this name: in the residual nets inside the blocks,
+    elsewhere behind every nonlinearity. (Its released code drops only 75 % of the channels, the weakest of each image,
+    by default; here all.)"""
+    names = {"resnet34c": ("relu1", "norm2")}.get(model, ("conv1",) if model.startswith("wrn") else ())
+    if not names:
+        return is_activation
+    return lambda name, module: name.startswith("stage") and name.endswith(names)
 
 
 def run(
@@ -106,8 +153,11 @@ def run(
 
     Returns:
         A :class:`~bridgeout_lite.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
-        test_loss (nats), history (a column a list), maps (see :func:`activation_maps`), and per layer: hoyer, gini,
-        zero_fraction, rms over a batch of validation images, the same per image, noise_ratio and a histogram.
+        test_loss (nats), history (a column a list). With the measure "activations" also maps (see
+        :func:`activation_maps`), and per layer: hoyer, gini, zero_fraction, rms over a batch of validation images, the
+        same per image, noise_ratio and a histogram. With "pruning" also pruning (see
+        :func:`bridgeout_lite.protocol.measure_pruning`), and in the provenance, as times differ from run to run,
+        latency (see :func:`bridgeout_lite.protocol.measure_latency`).
     """
     where = pick_device(device)
     if images is None:
@@ -121,6 +171,8 @@ def run(
     with torch.random.fork_rng([]):
         torch.manual_seed(experiment.seed)
         model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes)
+    if experiment.cut:
+        model = remove_filters(model, experiment.cut, images.normalize(images.train.x[:1]).cpu())
     experiment.attach(model)
     history = fit(
         model,
@@ -141,10 +193,17 @@ def run(
         "valid_accuracy": valid_accuracy,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
-        "layers": measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), experiment.q),
-        "maps": activation_maps(model, images),
         "history": {k: frame[k].tolist() for k in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")},
     }
+    if "activations" in experiment.measures:
+        measured = images.normalize(images.valid.x[:MEASURED_IMAGES])
+        metrics["layers"] = measure_activations(model, measured, experiment.q)
+        metrics["maps"] = activation_maps(model, images)
+    if "pruning" in experiment.measures:
+        metrics["pruning"] = measure_pruning(
+            model, images, experiment.q, precision=history.precision, seed=experiment.seed
+        )
+        origin["latency"] = measure_latency(model, images)
     origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
     return Record(experiment.spec, rounded(metrics), rounded(origin))
 

@@ -60,6 +60,14 @@ def check_exponent(q: Any, name: str = "q") -> float:
     return value
 
 
+def check_fraction(fraction: Any, name: str = "target_fraction") -> float:
+    """Return ``fraction`` as a float, or raise ValueError unless it is a number with 0 <= fraction <= 1."""
+    value = _as_number(fraction)
+    if value is None or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be a number with 0 <= {name} <= 1, got {fraction!r}")
+    return value
+
+
 def _as_number(value: Any) -> float | None:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.item()
@@ -167,9 +175,7 @@ def bridgeout(
     p, q = check_noise(p, q, form, gradient)
     check_choice(target, TARGETS, "target")
     _check_tensor(w, "w")
-    fraction = _as_number(target_fraction)
-    if fraction is None or not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"target_fraction must be a number with 0 <= target_fraction <= 1, got {target_fraction!r}")
+    fraction = check_fraction(target_fraction)
     if not training or p == 0.0 or fraction == 0.0:
         return w
     targeted = None if fraction == 1.0 else smallest(w, fraction, target)

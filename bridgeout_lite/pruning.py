@@ -42,7 +42,7 @@ from .cost import agree, count, device_of, evaluating, run_once
 from .data import Images
 from .noise import check_choice
 from .sparsity import filter_norms
-from .training import Recipe, evaluate, fit
+from .training import Recipe, augment, evaluate, fit
 
 GRANULARITIES = ("filter", "weight")
 CRITERIA = ("l1", "l2", "bn", "folded", "random")
@@ -143,13 +143,24 @@ def remove_filters(
 
 
 def recalibrate_batchnorm(
-    model: nn.Module, images: Images, batches: int = BATCHES, *, batch_size: int = 128, seed: int = 0
+    model: nn.Module,
+    images: Images,
+    batches: int = BATCHES,
+    *,
+    batch_size: int = 128,
+    flip: bool = Recipe.flip,
+    crop: int = Recipe.crop,
+    seed: int = 0,
 ) -> nn.Module:
     """Estimate the running statistics of every BatchNorm anew. Changes ``model`` and returns it.
 
     Each becomes the plain mean over ``batches`` batches of training images (all there are, if they are fewer), drawn
-    without replacement and not augmented. Only BatchNorm is in training mode: dropout and noise are off. If anything
-    fails the old statistics are put back.
+    without replacement. Only BatchNorm is in training mode: dropout and noise are off. If anything fails the old
+    statistics are put back.
+
+    ``flip`` and ``crop`` augment the images as :class:`bridgeout_lite.Recipe` does, and should be those of the
+    training: statistics of images as they are cost a network that was trained on shifted ones about two points of
+    accuracy (CIFAR-10, small VGG).
 
     Raises:
         ValueError: no BatchNorm with running statistics; batches or batch_size < 1; no training images; statistics that
@@ -165,7 +176,8 @@ def recalibrate_batchnorm(
     if not len(x):
         raise ValueError(f"the training split of {images.name} is empty: load it with train >= 1")
     device = next(model.parameters()).device
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: batches * batch_size]
+    draws = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(x), generator=draws)[: batches * batch_size]
     parts = [part for part in order.split(batch_size) if len(part) == min(batch_size, len(x))]
     momenta = [norm.momentum for norm in norms]
     before = [buffer.clone() for norm in norms for buffer in norm.buffers()]
@@ -176,7 +188,8 @@ def recalibrate_batchnorm(
                 norm.momentum = None  # torch's word for the plain mean over batches
                 norm.train()
             for part in parts:
-                model(images.normalize(x[part.to(x.device)].to(device)))
+                batch = augment(x[part.to(x.device)].cpu(), flip, crop, draws)  # drawn alike on every device
+                model(images.normalize(batch.to(device)))
         if not all(b.isfinite().all() for norm in norms for b in norm.buffers()):
             raise ValueError("the statistics come out infinite or NaN: load a sound checkpoint; the old ones are kept")
     except BaseException:
@@ -213,6 +226,7 @@ def curve(
     remove: bool = False,
     recipe: Recipe | None = None,
     split: str = "valid",
+    precision: str = "float32",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Prune copies of one trained model by each of ``amounts`` and evaluate them. ``model`` is left as it is.
@@ -224,7 +238,8 @@ def curve(
         recalibrate: training batches of 128 for :func:`recalibrate_batchnorm`; True is 50, False none.
         remove: cut the filters out instead of masking them (:func:`remove_filters`).
         recipe: fine-tune by :func:`bridgeout_lite.fit` with it after all that; masks hold.
-        split: "valid" or "test" ("train" also works): what is evaluated.
+        split: "valid" or "test" ("train" also works): what is evaluated. precision: of the evaluation, "float32" or
+            "bfloat16".
         seed: of random picks (the same order for every amount), of the recalibration's images, and of fine-tuning.
 
     Returns:
@@ -262,7 +277,7 @@ def curve(
             recalibrate_batchnorm(pruned, images, batches, seed=seed)
         if recipe is not None:
             fit(pruned, images, recipe, seed=seed, device=device_of(pruned, example), progress=False)
-        loss, accuracy = evaluate(pruned, images, split)
+        loss, accuracy = evaluate(pruned, images, split, precision=precision)
         parameters, macs = count(apply_masks(pruned), example)
         nonzero = sum(int(p.count_nonzero()) for p in pruned.parameters())
         row = {"amount": amount, "treatment": treatment, "accuracy": accuracy, "loss": loss}

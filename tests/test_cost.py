@@ -188,3 +188,20 @@ def test_agreement_is_relative_to_the_largest_output():
     assert bl.cost.agree(one + 0.009, one) and not bl.cost.agree(one + 0.011, one)
     assert not bl.cost.agree(one[:1], one) and not bl.cost.agree(one * torch.nan, one)
     assert bl.cost.agree(torch.zeros(2), torch.zeros(2)) and not bl.cost.agree(torch.zeros(2) + 2e-6, torch.zeros(2))
+
+
+def test_latencies_are_taken_in_turn_and_the_models_stay_as_they_are():
+    order = []
+
+    class Counted(nn.Linear):
+        def forward(self, x):
+            order.append((self.out_features, self.training))
+            return super().forward(x)
+
+    models = [Counted(4, n).train() for n in (1, 2)]
+    found = bl.cost.latencies(models, torch.zeros(3, 4), rounds=3)
+    assert len(found) == 2 and min(found) > 0
+    assert order == [(1, False), (2, False)] * 4 and all(m.training for m in models)
+    for arguments in ({"rounds": 0}, {"models": []}):
+        with pytest.raises(ValueError, match="rounds must be a whole number >= 1, and models at least one"):
+            bl.cost.latencies(**({"models": models, "example_input": torch.zeros(3, 4)} | arguments))
