@@ -6,6 +6,7 @@ are kept too: by those, and by nothing else, settings are chosen.
 """
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from .cost import latencies
 from .data import Images
 from .noise import check_choice
 from .pruning import curve, prune, remove_filters
-from .records import Record
+from .records import Record, summarise
 from .sparsity import filter_norms, hoyer
 from .training import Recipe, evaluate, pick_precision
 
@@ -127,15 +128,15 @@ def _weights(w: torch.Tensor, q: float) -> dict[str, float]:
 
 
 def curves_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run, curve, split and amount: dataset, model, method, p, q, target, target_fraction, cut, setting,
-    seed, curve, split, amount, accuracy (%). ``setting`` names p, q and the target in a few characters."""
+    """One row a run, curve, split and amount: dataset, model, method, p, q, setting (see :func:`setting`), epochs,
+    seed, curve, split, amount, accuracy (%). Records without pruning are passed over."""
     rows = []
     for record in records:
+        if "pruning" not in record.metrics:
+            continue
         spec = record.spec
         row = {k: spec[k] for k in ("dataset", "model", "method", "p", "q", "seed")}
-        row |= {"target_fraction": 1.0, "target": "kernels", "cut": 0.0}
-        row |= {k: spec[k] for k in ("target_fraction", "target", "cut") if k in spec}
-        row["setting"] = setting(spec)
+        row |= {"setting": setting(spec), "epochs": spec["recipe"]["epochs"]}
         for name, lists in record.metrics["pruning"]["curves"].items():
             for split in [split for split in ("valid", "test") if split in lists]:
                 for amount, accuracy in zip(lists["amount"], lists[split], strict=True):
@@ -161,13 +162,53 @@ def choose_settings(
     """For each method the setting with the highest mean *validation* accuracy over seeds and ``amounts`` on a curve.
 
     Args:
-        frame: from :func:`curves_frame`, of one data set and network. curve_name: one of ``CHOSEN_BY``.
+        frame: from :func:`curves_frame`, of one data set, network and number of epochs.
+        curve_name: one of ``CHOSEN_BY``.
 
     Raises:
-        ValueError: the curve has no validation accuracies.
+        ValueError: the curve has no validation accuracies; the frame mixes data sets, networks or lengths of training.
     """
     check_choice(curve_name, CHOSEN_BY, "curve_name")
+    for column in ("dataset", "model", "epochs"):
+        if frame[column].nunique() > 1:
+            values = ", ".join(map(str, sorted(frame[column].unique())))
+            raise ValueError(f"the rows are of several experiments ({column} is {values}): give those of one")
     rows = frame[(frame["curve"] == curve_name) & (frame["split"] == "valid") & frame["amount"].isin(list(amounts))]
     means = rows.groupby(["method", "setting"])["accuracy"].mean().reset_index()
     best = means.sort_values("accuracy").groupby("method").last()
     return {str(method): str(name) for method, name in best["setting"].items()}
+
+
+def at_best(frame: pd.DataFrame, curve_name: str, *, chosen_by: str | None = None) -> pd.DataFrame:
+    """The test rows of one curve, each method at the setting that :func:`choose_settings` finds on the curve
+    ``chosen_by``; None is the curve itself."""
+    best = choose_settings(frame, chosen_by or curve_name)
+    rows = frame[(frame["curve"] == curve_name) & (frame["split"] == "test")]
+    return rows[[best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+
+
+def advantage(rows: pd.DataFrame, method: str, other: str, amounts: Iterable[float]) -> tuple[float, float, float, int]:
+    """Accuracy of ``method`` minus that of ``other``, in points, averaged over ``amounts``: the mean over seeds, its
+    95 % interval (Student's t, paired by seed), and the number of seeds: (mean, low, high, n).
+
+    Args:
+        rows: of one curve, one setting a method, as :func:`at_best` gives.
+    """
+    some = rows[rows["amount"].isin(list(amounts))]
+    table = some.pivot_table(index="seed", columns="method", values="accuracy")
+    if not {method, other} <= set(table.columns):
+        return float("nan"), float("nan"), float("nan"), 0
+    gap = pd.DataFrame({"all": 0, "gap": (table[method] - table[other]).dropna()})
+    row = summarise(gap, ["all"], "gap").iloc[0]
+    return float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"])
+
+
+def endures(amounts: Iterable[float], accuracies: Iterable[float], points: float = 5.0) -> float:
+    """The largest share up to which a curve stays within ``points`` of its value at share 0, by linear interpolation
+    up to where it first leaves; the last share if it never does."""
+    shares, values = list(amounts), list(accuracies)
+    floor = values[0] - points
+    for (a, high), (b, low) in itertools.pairwise(zip(shares, values, strict=True)):
+        if low < floor:
+            return a + (b - a) * (high - floor) / (high - low)
+    return shares[-1]

@@ -124,6 +124,7 @@ def test_dropout_sits_where_the_study_has_it(name, places):
 def _made(method, p, q, seed, valid, **more):
     curves = {"zeroed": {"amount": [0.0, 0.1, 0.2], "test": [90.0, 50.0, 10.0], "valid": valid}}
     spec = {"dataset": "cifar10", "model": "vgg11", "method": method, "p": p, "q": q, "seed": seed, **more}
+    spec.setdefault("recipe", {"epochs": 10})
     return Record(spec, {"pruning": {"curves": curves}}, {})
 
 
@@ -142,3 +143,32 @@ def test_settings_are_chosen_on_validation():
     assert strong["bridgeout"] == "p=0.3, q=1.5, 75 % of kernels"
     with pytest.raises(ValueError, match="curve_name must be one of 'zeroed', 'removed, recalibrated'"):
         protocol.choose_settings(frame, "weights: zeroed")
+    mixed = protocol.curves_frame([*records, _made("none", 0.0, 2.0, 0, [91, 40, 10], recipe={"epochs": 2})])
+    with pytest.raises(ValueError, match="several experiments"):
+        protocol.choose_settings(mixed, "zeroed")
+
+
+def test_the_advantage_is_paired_by_seed():
+    tests = {
+        ("none", 0): [90, 50, 10],
+        ("none", 1): [80, 40, 0],
+        ("bridgeout", 0): [85, 60, 30],
+        ("bridgeout", 1): [75, 50, 20],
+    }
+    records = []
+    for (method, seed), test in tests.items():
+        record = _made(method, 0.1, 2.0, seed, [1, 1, 1])
+        record.metrics["pruning"]["curves"]["zeroed"]["test"] = test
+        records.append(record)
+    rows = protocol.at_best(protocol.curves_frame(records), "zeroed")
+    assert set(rows["split"]) == {"test"} and len(rows) == 12
+    assert protocol.advantage(rows, "bridgeout", "none", (0.1, 0.2)) == (15.0, 15.0, 15.0, 2)
+    assert protocol.advantage(rows, "bridgeout", "none", (0.0,)) == (-5.0, -5.0, -5.0, 2)
+    assert protocol.advantage(rows, "bridgeout", "dropout", (0.1,))[3] == 0
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "share"), [([90, 87, 80], 0.1 + 0.1 * 2 / 7), ([90, 80, 88], 0.05), ([90, 89, 88], 0.2)]
+)
+def test_how_much_pruning_a_network_endures(accuracies, share):
+    assert protocol.endures((0.0, 0.1, 0.2), accuracies) == pytest.approx(share)
