@@ -1,6 +1,6 @@
 """Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them."""
 
-from . import cost, experiments, figures, ledger, notebook, protocol, pruning, records, sparsity, theory
+from . import cost, experiments, figures, ledger, notebook, protocol, pruning, published, records, sparsity, theory
 from .data import Corpus, DataError, Images, load_images, load_text
 from .experiments import Experiment, run, sweep
 from .layers import Bridgeout, Sparseout, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
@@ -42,6 +42,7 @@ __all__ = [
     "pick_device",
     "protocol",
     "pruning",
+    "published",
     "records",
     "run",
     "sparseout",

@@ -21,6 +21,7 @@ FLOORS = {
     "sparsity": 0,
     "data": 0,
     "records": 0,
+    "published": 0,
     "tv_compat": 0,
     "layers": 1,
     "theory": 1,
