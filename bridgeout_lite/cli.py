@@ -163,7 +163,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    records = list(results("activation-grid"))
+    grid = list(results("activation-grid"))
+    records = [*grid, *results("pruning-cifar10")]
     page, text = Path("book") / "ledger.md", ledger_page(records)
     if arguments.check:
         fresh = page.is_file() and page.read_text(encoding="utf-8") == text
@@ -175,6 +176,6 @@ def _report(arguments: argparse.Namespace) -> int:
     sentence = state(ledger_table(records))
     readme.write_text(marked.sub(rf"\1 {sentence} \2", readme.read_text(encoding="utf-8")), encoding="utf-8")
     picture = Path("book") / "static" / "overview.png"
-    overview(records).savefig(picture, dpi=130)
+    overview(grid).savefig(picture, dpi=130)
     print(f"wrote {page}, {picture} and the ledger's state in {readme}")
     return 0

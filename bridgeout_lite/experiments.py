@@ -316,17 +316,20 @@ def activation_grid(dataset: str = "cifar10") -> list[Experiment]:
 
 def pruning_comparison(dataset: str = "cifar10") -> list[Experiment]:
     """Chapters 5 to 8: a VGG-11 of a quarter of the channels (0.58 M parameters) on all training images, by the methods
-    and strengths of ``PRUNING_SETTINGS``, and untrained networks without 50 % and 70 % of the filters, trained as they
-    are; three seeds."""
-    common: dict[str, Any] = {"width": 0.25, "recipe": Recipe(epochs=10), "measures": ("pruning",)}
+    and strengths of ``PRUNING_SETTINGS``; three seeds. As controls, networks built without 50 % and 70 % of the
+    filters, and networks trained without noise for a shorter time, which start as low as those under much noise."""
+    common: dict[str, Any] = {"dataset": dataset, "model": "vgg11", "width": 0.25, "recipe": Recipe(epochs=10)}
     experiments = []
     for seed in range(3):
         for method, p, q, fraction in PRUNING_SETTINGS:
-            experiments.append(
-                Experiment(dataset, "vgg11", method, p, q, target_fraction=fraction, seed=seed, **common)
-            )
-        scratch = common | {"measures": ()}
-        experiments += [Experiment(dataset, "vgg11", "none", 0.0, cut=cut, seed=seed, **scratch) for cut in (0.5, 0.7)]
+            more = common | {"measures": ("pruning",), "target_fraction": fraction}
+            experiments.append(Experiment(method=method, p=p, q=q, seed=seed, **more))
+        for cut in (0.5, 0.7):
+            experiments.append(Experiment(method="none", p=0.0, cut=cut, measures=(), seed=seed, **common))
+    for seed in range(3):
+        for epochs in (2, 4):
+            short = common | {"recipe": Recipe(epochs=epochs)}
+            experiments.append(Experiment(method="none", p=0.0, measures=("pruning",), seed=seed, **short))
     return experiments
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
@@ -34,6 +35,13 @@ Q_MARKERS = {0.5: "v", 1.0: "o", 1.5: "s", 2.0: "X", 2.5: "^", 3.0: "D", 4.0: "P
 
 # Colour and marker for each drop probability of the recorded grid.
 P_STYLES = {0.05: (GREEN, "^"), 0.1: (SKY, "o"), 0.2: (BLUE, "s"), 0.3: (PURPLE, "v")}
+
+# Name, colour and marker for each method of the pruning chapters.
+METHOD_STYLES = {
+    "bridgeout": ("Batch Bridgeout", BLUE, "o"),
+    "dropout": ("Dropout", ORANGE, "s"),
+    "none": ("weight decay only", GREY, "X"),
+}
 
 
 def use_style() -> None:
@@ -90,6 +98,24 @@ def agreement(
     ax.errorbar(expected, measured, yerr=4 * errors, fmt="o", capsize=2, label=label, **kwargs)
     low, high = float(expected.min()), float(expected.max())
     ax.plot([low, high], [low, high], color=GREY, linewidth=1, marker="", zorder=0)
+
+
+def pruning_curves(ax: Axes, rows: pd.DataFrame, *, details: bool = False, **kwargs: Any) -> None:
+    """Accuracy against the share pruned, a line a method: mean over seeds with its 95 % interval as a band.
+
+    Args:
+        rows: of one curve, one setting a method, as :func:`bridgeout_lite.protocol.at_best` gives.
+        details: name the setting in the legend too. ``kwargs`` go to ``plot``.
+    """
+    for method, (label, colour, marker) in METHOD_STYLES.items():
+        part = rows[rows["method"] == method]
+        if not len(part):
+            continue
+        if details and part["setting"].iloc[0] != "-":
+            label += f", {part['setting'].iloc[0]}"
+        line = summarise(part, ["amount"], "accuracy")
+        style = {"color": colour, "marker": marker, "label": label} | kwargs
+        band(ax, 100 * line["amount"], line["mean"], line["low"], line["high"], **style)
 
 
 def overview(records: Iterable[Record]) -> Figure:

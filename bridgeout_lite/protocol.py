@@ -161,6 +161,8 @@ def choose_settings(
 ) -> dict[str, str]:
     """For each method the setting with the highest mean *validation* accuracy over seeds and ``amounts`` on a curve.
 
+    Settings with fewer seeds than others of their method, those of a first search, are passed over.
+
     Args:
         frame: from :func:`curves_frame`, of one data set, network and number of epochs.
         curve_name: one of ``CHOSEN_BY``.
@@ -174,8 +176,8 @@ def choose_settings(
             values = ", ".join(map(str, sorted(frame[column].unique())))
             raise ValueError(f"the rows are of several experiments ({column} is {values}): give those of one")
     rows = frame[(frame["curve"] == curve_name) & (frame["split"] == "valid") & frame["amount"].isin(list(amounts))]
-    means = rows.groupby(["method", "setting"])["accuracy"].mean().reset_index()
-    best = means.sort_values("accuracy").groupby("method").last()
+    table = rows.groupby(["method", "setting"]).agg(seeds=("seed", "nunique"), accuracy=("accuracy", "mean"))
+    best = table.reset_index().sort_values(["seeds", "accuracy"]).groupby("method").last()
     return {str(method): str(name) for method, name in best["setting"].items()}
 
 

@@ -141,6 +141,8 @@ def test_settings_are_chosen_on_validation():
     assert protocol.choose_settings(frame, "zeroed") == {"none": "-", "bridgeout": "p=0.1, q=2"}
     strong = protocol.choose_settings(frame, "zeroed", amounts=(0.2,))
     assert strong["bridgeout"] == "p=0.3, q=1.5, 75 % of kernels"
+    lucky = _made("bridgeout", 0.2, 1.0, 0, [95, 95, 95])  # one seed of a search does not beat two
+    assert protocol.choose_settings(protocol.curves_frame([*records, lucky]), "zeroed")["bridgeout"] == "p=0.1, q=2"
     with pytest.raises(ValueError, match="curve_name must be one of 'zeroed', 'removed, recalibrated'"):
         protocol.choose_settings(frame, "weights: zeroed")
     mixed = protocol.curves_frame([*records, _made("none", 0.0, 2.0, 0, [91, 40, 10], recipe={"epochs": 2})])
