@@ -26,6 +26,7 @@ Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 import contextlib
 import copy
 import dataclasses
+import math
 import numbers
 import warnings
 from collections.abc import Iterable
@@ -200,6 +201,43 @@ def recalibrate_batchnorm(
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return model
+
+
+def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
+    r"""How far the running statistics of each BatchNorm are from what passes through it now, in evaluation mode.
+
+    Args:
+        model: with BatchNorm that keeps running statistics. inputs: one batch, as the model takes it.
+
+    Returns:
+        One row a BatchNorm, in the order in which they are run: layer; shift, the root mean square over channels of
+        :math:`(m - \mu)/\sqrt{\sigma^2 + \varepsilon}`, where m is the channel's mean over the batch and
+        :math:`\mu, \sigma^2` are the running statistics; variance_ratio, the median over channels of variance over
+        running variance. Channels that are constant now are left out; a layer without any other gets nan.
+
+    Raises:
+        ValueError: no BatchNorm with running statistics; an input that the model does not take.
+    """
+    norms = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    if not norms:
+        raise ValueError("this model has no BatchNorm with running statistics: nothing can have drifted")
+    rows = []
+
+    def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].transpose(0, 1).flatten(1).double()
+        live = x.var(dim=1) > 0
+        shift = (x.mean(dim=1) - norm.running_mean) * (norm.running_var.double() + norm.eps).rsqrt()
+        ratio = x.var(dim=1) / norm.running_var.double()
+        mean_square = shift[live].square().mean()
+        rows.append((norms[norm], mean_square.sqrt().item(), ratio[live].median().item() if live.any() else math.nan))
+
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        run_once(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return pd.DataFrame(rows, columns=["layer", "shift", "variance_ratio"])
 
 
 def apply_masks(model: nn.Module) -> nn.Module:

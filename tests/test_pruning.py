@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import bridgeout_lite as bl
+from bridgeout_lite import pruning
 from bridgeout_lite.models import MODELS
 from bridgeout_lite.pruning import (
     CRITERIA,
@@ -663,7 +665,7 @@ def test_recalibrated_statistics_are_those_of_the_batches(digits):
     model = nn.Sequential(norm, nn.Flatten(), nn.Dropout(0.5), nn.Linear(3072, 10)).train()
     model[2].eval()
     norm.running_mean.fill_(7.0)
-    assert recalibrate_batchnorm(model, digits, 3, batch_size=64, seed=5) is model
+    assert recalibrate_batchnorm(model, digits, 3, batch_size=64, flip=False, crop=0, seed=5) is model
     order = torch.randperm(256, generator=draws(5))[:192].view(3, 64)
     batches = [digits.normalize(digits.train.x[index]) for index in order]
     torch.testing.assert_close(norm.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0))
@@ -841,3 +843,37 @@ def test_bad_curves(trained, digits):
         curve(trained, empty, [0.5], split="test")
     with pytest.raises(ValueError, match="amounts is empty"):
         curve(trained, digits, [])
+
+
+def test_drift_is_zero_where_the_statistics_fit_and_counts_standard_deviations():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.0)).double()
+    x = torch.randn(64, 3, 8, 8, dtype=torch.float64)
+    y = model[0](x).transpose(0, 1).flatten(1)
+    with torch.no_grad():
+        model[1].running_mean.copy_(y.mean(1))
+        model[1].running_var.copy_(y.var(1))
+        fits = pruning.batchnorm_drift(model, x).iloc[0]
+        model[1].running_mean.add_(3 * y.std(1))
+        model[1].running_var.mul_(4)
+        drifted = pruning.batchnorm_drift(model, x).iloc[0]
+        model[0].weight[1:] = 0.0  # constant channels do not count
+        assert pruning.batchnorm_drift(model, x).iloc[0]["shift"] == pytest.approx(1.5)
+        model[0].weight[0] = 0.0
+        dead = pruning.batchnorm_drift(model, x).iloc[0]
+    assert fits["layer"] == "1" and fits["shift"] < 1e-12 and fits["variance_ratio"] == pytest.approx(1)
+    assert drifted["shift"] == pytest.approx(1.5) and drifted["variance_ratio"] == pytest.approx(0.25)
+    assert math.isnan(dead["shift"]) and math.isnan(dead["variance_ratio"])
+    with pytest.raises(ValueError, match="no BatchNorm with running statistics"):
+        pruning.batchnorm_drift(nn.Conv2d(3, 4, 3).double(), x)
+
+
+def test_recalibration_sees_augmented_images():
+    images = bl.load_images("digits", train=128, valid=8, test=8)
+    found = []
+    for augmented in ({}, {"flip": False, "crop": 0}, {}):
+        torch.manual_seed(0)
+        model = bl.build_model("smallcnn", width=0.25)
+        pruning.recalibrate_batchnorm(model, images, 2, batch_size=64, **augmented)
+        found.append(model.norm1.running_mean.clone())
+    assert torch.equal(found[0], found[2]) and not torch.allclose(found[0], found[1], rtol=1e-3)
