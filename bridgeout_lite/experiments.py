@@ -29,9 +29,9 @@ from .training import Recipe, evaluate, fit, pick_device
 METHODS = ("none", "sparseout", "bridgeout", "dropout")
 MEASURES = ("activations", "pruning")
 
-# Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers, so
-# noise power grows as q falls, and p is lower there. Published runs do not tell their p, q and targets; the last is the
-# default p and target of the released code with the q of its example.
+# Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers,
+# so noise power grows as q falls, and p is lower there. Published runs do not tell their p, q and targets; the last is
+# the default p and target of the released code with the q of its example.
 PRUNING_SEARCH = (
     ("none", 0.0, 2.0, 1.0),
     ("dropout", 0.05, 2.0, 1.0),

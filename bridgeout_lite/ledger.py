@@ -23,7 +23,7 @@ LEAST_SEEDS = 3
 METHOD_NAMES = {"none": "weight decay", "dropout": "Dropout", "bridgeout": "Batch Bridgeout"}
 
 # Shares of the filters at which the pruning curves are compared.
-PRUNED = (0.1, 0.2, 0.3, 0.4)
+PRUNED = protocol.CHOSEN_AT
 
 
 @dataclasses.dataclass(frozen=True)

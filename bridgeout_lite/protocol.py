@@ -53,6 +53,9 @@ CURVES: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
 # The curves by which settings are chosen: these are measured on the validation images as well.
 CHOSEN_BY = ("zeroed", "removed, recalibrated")
 
+# Where they are compared, unless something else is said.
+CHOSEN_AT = (0.1, 0.2, 0.3, 0.4)
+
 # What the published code did to VGG beside zeroing filters; see prune_as_released.
 RELEASED = "zeroed as released"
 RELEASED_AMOUNTS = (0.1, 0.2, 0.3, 0.4)
@@ -156,9 +159,7 @@ def setting(spec: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def choose_settings(
-    frame: pd.DataFrame, curve_name: str, amounts: Iterable[float] = (0.1, 0.2, 0.3, 0.4)
-) -> dict[str, str]:
+def choose_settings(frame: pd.DataFrame, curve_name: str, amounts: Iterable[float] = CHOSEN_AT) -> dict[str, str]:
     """For each method the setting with the highest mean *validation* accuracy over seeds and ``amounts`` on a curve.
 
     Settings with fewer seeds than others of their method, those of a first search, are passed over.
@@ -181,10 +182,12 @@ def choose_settings(
     return {str(method): str(name) for method, name in best["setting"].items()}
 
 
-def at_best(frame: pd.DataFrame, curve_name: str, *, chosen_by: str | None = None) -> pd.DataFrame:
+def at_best(
+    frame: pd.DataFrame, curve_name: str, *, chosen_by: str | None = None, amounts: Iterable[float] = CHOSEN_AT
+) -> pd.DataFrame:
     """The test rows of one curve, each method at the setting that :func:`choose_settings` finds on the curve
-    ``chosen_by``; None is the curve itself."""
-    best = choose_settings(frame, chosen_by or curve_name)
+    ``chosen_by`` (None is the curve itself) over ``amounts``."""
+    best = choose_settings(frame, chosen_by or curve_name, amounts)
     rows = frame[(frame["curve"] == curve_name) & (frame["split"] == "test")]
     return rows[[best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
 
