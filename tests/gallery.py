@@ -41,4 +41,9 @@ GALLERY = {
     "ActivationExplorer": Shown(
         'widgets.ActivationExplorer(bl.notebook.results("activation-grid"))', [("q", "ArrowRight", 4)], {"q": 3.0}
     ),
+    "PruningExplorer": Shown(
+        'widgets.PruningExplorer([*bl.notebook.results("pruning-cifar10")])',
+        [("amount", "ArrowRight", 1), ("Recalibrated", "Enter", 1)],
+        {"amount": 0.5},
+    ),
 }

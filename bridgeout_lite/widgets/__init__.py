@@ -4,5 +4,6 @@ from .activations import ActivationExplorer
 from .geometry import BridgeGeometry
 from .learn import LearnWhileYouDrag
 from .noise_penalty import NoisePenalty
+from .pruning_explorer import PruningExplorer
 
-__all__ = ["ActivationExplorer", "BridgeGeometry", "LearnWhileYouDrag", "NoisePenalty"]
+__all__ = ["ActivationExplorer", "BridgeGeometry", "LearnWhileYouDrag", "NoisePenalty", "PruningExplorer"]
