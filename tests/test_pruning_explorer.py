@@ -1,4 +1,4 @@
-"""The pruning explorer: what the page gets against the records, recorded settings alone, and the figure in a browser."""
+"""The pruning explorer: what the page gets against the records, settings that follow, and the figure in a browser."""
 
 import base64
 import dataclasses
@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,3 +173,245 @@ def test_the_figure_is_small():
     assert weight(PruningExplorer(WHOLE)) < 90_000
     five = [*WHOLE, *SECOND, *comparison(dataset="cifar100"), *comparison(epochs=30), *comparison(width=0.5)]
     assert weight(PruningExplorer(five)) < 230_000
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_the_records(figure):
+    figure.method, figure.p, figure.q, figure.treatment, figure.amount = "dropout", 0.1, 2.0, "removed", 0.4
+    runs = of(WHOLE, "dropout", 0.1, 2.0)
+    lists = [run.metrics["pruning"]["curves"]["removed"] for run in runs]
+    values = [one["test"][one["amount"].index(0.4)] for one in lists]
+    numbers = figure.numbers()
+    assert numbers["accuracy"] == pytest.approx(np.mean(values)) and len(set(values)) > 1
+    assert (numbers["lowest"], numbers["highest"]) == (min(values), max(values))
+    assert numbers["published"] == 11.913  # VGG-16 with Dropout
+    assert numbers["filters"] == sum(n - int(n * 0.4) for n in VGG.values()) == 416
+    costs = runs[0].metrics["pruning"]["costs"]
+    expected = {name: pytest.approx(costs[name][4] / 1e6) for name in ("parameters", "macs")}
+    assert {name: numbers[name] for name in expected} == expected
+    assert numbers["latency"] == 100 * figure.studies[FIRST_NAME]["costs"]["latency"][4] < 90
+    figure.treatment = "zeroed, recalibrated"  # not recorded at 40 %, and nothing is saved
+    numbers = figure.numbers()
+    assert math.isnan(numbers["accuracy"]) and math.isnan(numbers["lowest"])
+    assert (numbers["parameters"], numbers["latency"]) == (pytest.approx(costs["parameters"][0] / 1e6), 100)
+    figure.study = SECOND_NAME
+    figure.method, figure.amount = "Batch Bridgeout", 0.5
+    assert figure.numbers()["published"] == 2.74 and figure.numbers()["filters"] == sum(RESNET.values()) // 2
+    figure.amount = 0.6
+    assert math.isnan(figure.numbers()["published"])
+
+
+def test_with_nothing_pruned_only_recalibration_makes_a_difference():
+    run = made_up()
+    curves = run.metrics["pruning"]["curves"]
+    unpruned, again = curves["zeroed"]["test"][0], curves["removed, recalibrated"]["test"][0]
+    starts = {treatment: accuracies(run, treatment).get(0.0) for treatment in TREATMENTS}
+    assert starts == {
+        "zeroed": unpruned,
+        "zeroed, recalibrated": again,
+        "removed": curves["removed"]["test"][0],
+        "removed, recalibrated": again,
+        "removed, fine-tuned": None,
+        "random: zeroed": unpruned,
+        "random: removed, recalibrated": again,
+        "folded: removed, recalibrated": again,
+        "zeroed as released": unpruned,
+    }
+    assert list(accuracies(run, "random: zeroed")) == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_treatment_that_is_not_recorded_has_no_numbers(figure):
+    older = [made_up(*setting) for setting in SETTINGS]
+    for record in older:
+        del record.metrics["pruning"]["curves"]["removed, fine-tuned"]
+    figure = PruningExplorer(older, treatment="removed, fine-tuned", amount=0.5)
+    assert math.isnan(figure.numbers()["accuracy"]) and figure.picture() is not None
+
+
+def test_the_picture_is_drawn(figure):
+    for beside, treatment in (("other treatments", "removed"), ("other methods", "zeroed")):
+        figure.beside, figure.treatment = beside, treatment
+        picture = figure.picture()
+        curves, norms, network = picture.axes
+        assert len(norms.patches) == 128 and len(network.patches) == 16
+        assert norms.get_title() == "conv5: 38 of 128 fall"
+        assert len(curves.lines) == (7 if beside == "other treatments" else 5)
+        figure.overlay = False
+        assert len(figure.picture().axes[0].lines) == len(curves.lines) - 1
+        figure.overlay = True
+
+
+@pytest.mark.parametrize("name", ["resnet34c", "wrn-10-2", "vgg11"])
+def test_ties_are_those_that_pruning_finds(name):
+    """Filters that stand alone fall by their own norm; by chance tied ones do so with probability below 1e-4."""
+    torch.manual_seed(0)
+    model = bl.build_model(name, width=1.0 if name != "vgg11" else 0.25)
+    convs = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    own = {k: set(m.weight.flatten(1).norm(dim=1).argsort()[: len(m.weight) // 2].tolist()) for k, m in convs.items()}
+    prune(model, 0.5, silence=True, example_input=torch.zeros(1, 3, 32, 32))
+    for layer, conv in convs.items():
+        fallen = set((conv.weight.flatten(1).norm(dim=1) == 0).nonzero().flatten().tolist())
+        assert len(fallen) == len(own[layer]), "as many as int(O * amount), tied or not"
+        assert (fallen != own[layer]) == tied(name, layer), layer
+
+
+# --- recorded settings only -------------------------------------------------------------------------------------------
+
+
+def state(figure):
+    return figure.method, figure.p, figure.q, figure.target
+
+
+def test_what_is_moved_stays_and_the_rest_follows(figure):
+    chosen = figure.studies[FIRST_NAME]["chosen"]["zeroed"]["Batch Bridgeout"]
+    best = figure.studies[FIRST_NAME]["settings"][chosen]
+    assert state(figure) == tuple(best[k] for k in ("method", "p", "q", "target"))
+    figure.p = 0.1
+    figure.q = 1.5
+    assert state(figure) == ("Batch Bridgeout", 0.1, 1.5, EVERYTHING)
+    figure.target = "75 % of kernels"
+    assert state(figure) == ("Batch Bridgeout", 0.1, 1.5, "75 % of kernels")
+    figure.p = 0.03
+    assert state(figure) == ("Batch Bridgeout", 0.03, 1.5, EVERYTHING)
+    figure.q = 1.0
+    assert state(figure) == ("Batch Bridgeout", 0.01, 1.0, EVERYTHING)
+    figure.p = 0.3
+    assert state(figure) == ("Batch Bridgeout", 0.3, 2.0, EVERYTHING)
+    figure.method = "dropout"
+    assert state(figure) == ("dropout", 0.2, 2.0, EVERYTHING)  # by validation
+    assert figure.controls["p"]["values"] == [0.05, 0.1, 0.2] and figure.controls["q"]["values"] == [2.0]
+    figure.target = "75 % of kernels"  # not recorded of dropout, which stays
+    assert state(figure) == ("dropout", 0.2, 2.0, EVERYTHING)
+    figure.method = "no noise"
+    assert state(figure) == ("no noise", 0.0, 2.0, EVERYTHING) and figure.controls["p"]["values"] == [0.0]
+    figure.study = SECOND_NAME
+    figure.layer = 29
+    figure.study = FIRST_NAME
+    assert figure.layer == 8 and figure.controls["layer"]["values"] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_figure_may_start_anywhere():
+    figure = PruningExplorer(WHOLE, method="dropout", p=0.05, treatment="removed", amount=0.7, layer=2, overlay=False)
+    assert state(figure) == ("dropout", 0.05, 2.0, EVERYTHING)
+    assert (figure.treatment, figure.amount, figure.layer, figure.overlay) == ("removed", 0.7, 2, False)
+    assert PruningExplorer(WHOLE, q=1.0).p == 0.01
+    plain = PruningExplorer([made_up("none", 0.0, 2.0)])
+    assert state(plain) == ("no noise", 0.0, 2.0, EVERYTHING) and "target" not in plain.controls
+
+
+def test_studies_are_told_apart_by_what_differs():
+    records = [*comparison(1), *comparison(1, epochs=30), *comparison(1, dataset="cifar100"), made_up(width=1.0)]
+    figure = PruningExplorer([*records, Record({"dataset": "cifar10"}, {"layers": {}}, {})])
+    assert list(figure.studies) == [
+        "CIFAR-10, vgg11 of width 0.25, epochs 10",
+        "CIFAR-10, vgg11 of width 0.25, epochs 30",
+        "CIFAR-100, vgg11 of width 0.25",
+        "CIFAR-10, vgg11",
+    ]
+    figure.method = "dropout"
+    figure.study = "CIFAR-10, vgg11"  # where it is not recorded
+    assert state(figure) == ("Batch Bridgeout", 0.1, 1.5, EVERYTHING)
+    twice = PruningExplorer([made_up(), made_up()])
+    assert twice.studies[FIRST_NAME]["settings"][0]["seeds"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "p",
+            0.05,
+            r"p must be one of 0.01, 0.03, 0.1, 0.3 \(CIFAR-10, vgg11 of width 0.25, Batch Bridgeout\); got 0.05",
+        ),
+        ("q", 3.0, "q must be one of 1.0, 1.5, 2.0"),
+        ("method", "magic", "method must be one of no noise, dropout, Batch Bridgeout; got 'magic'"),
+        ("target", "50 % of weights", "target must be one of everything, 75 % of kernels"),
+        ("treatment", "weights: zeroed", "treatment must be one of zeroed, zeroed, recalibrated, removed"),
+        ("amount", 0.35, "amount must be one of 0.0, 0.1, 0.2"),
+        ("layer", 9, r"layer must be one of 1, 2, 3, 4, 5, 6, 7, 8 \(CIFAR-10"),
+        ("study", "ImageNet", "study must be one of CIFAR-10, vgg11 of width 0.25, CIFAR-100, resnet34c"),
+        ("beside", "luck", "beside must be one of other methods, other treatments"),
+    ],
+)
+def test_a_control_takes_what_is_recorded(figure, name, value, message):
+    before = getattr(figure, name)
+    with pytest.raises((ValueError, traitlets.TraitError), match=message) as error:
+        setattr(figure, name, value)
+    assert getattr(figure, name) == before and "\n" not in str(error.value)
+
+
+def spoilt(*path, value=None, provenance=False):
+    """A record with the entry at the path replaced, or taken out."""
+    record = json.loads(json.dumps(dataclasses.asdict(made_up("dropout", 0.1, 2.0, seed=1))))
+    part = record["provenance"] if provenance else record["metrics"]["pruning"]
+    for key in path[:-1]:
+        part = part[key]
+    if value is None:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    return Record(**record)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], r"no recorded run with pruning curves.*results\(\"pruning-cifar10\"\)"),
+        ([scratch(0.5)], "no recorded run with pruning curves"),
+        (
+            [spoilt("filters")],
+            "dropout, p=0.1, seed 1 cannot be shown: it has no entry 'filters'; leave it out or rerun",
+        ),
+        ([spoilt("filters", value={})], "its layers are not those of the other runs"),
+        ([spoilt("filters", "conv3", value=[1.0] * 5), made_up()], "its layers are not those of the other runs"),
+        ([spoilt("filters", "conv3", 0, value=math.nan)], "not a finite number"),
+        ([spoilt("curves", "removed", "test", 2, value="much")], "not a finite number"),
+        ([spoilt("curves", "removed", "test", 2)], "not one value for every amount"),
+        ([spoilt("curves", "zeroed", "valid")], "zeroed, removed, recalibrated were not measured on validation images"),
+        ([spoilt("curves", "zeroed")], "no entry 'zeroed'"),
+        ([spoilt("costs", "macs")], "no entry 'macs'"),
+        ([spoilt("costs", "macs", 0)], "not one value for every amount"),
+        ([spoilt("latency", provenance=True)], "no entry 'latency'"),
+        ([spoilt("latency", "latency_ms", 7, provenance=True)], "not one value for every amount"),
+    ],
+)
+def test_records_that_cannot_be_shown_are_refused(records, message):
+    with pytest.raises(ValueError, match=message) as error:
+        PruningExplorer(records)
+    assert "\n" not in str(error.value)
+
+
+PLAIN = """
+import json
+import ipywidgets
+from test_pruning_explorer import SECOND_NAME, SECOND, WHOLE, PruningExplorer
+
+figure = PruningExplorer([*WHOLE, *SECOND])
+rows = {child.description: child for child in figure.children if getattr(child, "description", "")}
+view = next(child for child in figure.children if isinstance(child, ipywidgets.Image))
+before = view.value
+rows["method"].value = "dropout"
+rows["drop probability p"].value = 0.05
+rows["layer"].value = 3
+states = [[figure.method, figure.p, figure.q, list(rows["exponent q"].options), figure.layer, view.value != before]]
+rows["data set, network"].value = SECOND_NAME
+states.append([figure.method, figure.p, figure.q, list(rows["exponent q"].options), figure.layer])
+print(json.dumps([isinstance(figure, ipywidgets.VBox), "_esm" in figure.get_state(), *states]))
+"""
+
+
+def test_the_plain_view_keeps_to_recorded_settings():
+    environment = os.environ | {"BRIDGEOUT_WIDGETS": "plain"}
+    command = [sys.executable, "-c", PLAIN]
+    done = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        True,
+        True,
+        ["dropout", 0.05, 2.0, [2.0], 3, True],
+        ["dropout", 0.2, 2.0, [2.0], 3],
+    ]
