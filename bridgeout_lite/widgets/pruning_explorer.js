@@ -16,9 +16,13 @@ const strength = ({ method, p, q, target }) =>
   (p ? `p = ${show(p)}` : "") + (method === "Batch Bridgeout" || method === "Sparseout" ? `, q = ${show(q)}` : "") +
   (target === "everything" ? "" : `, ${target}`);
 
-/** The recorded studies of the model, checked; bridgeout_lite.widgets.pruning_explorer.pack tells what they hold. */
-function recorded(model) {
-  const studies = model.get("studies") ?? {};
+/** The recorded studies from the model's bytes, checked; bridgeout_lite.widgets.pruning_explorer.pack says what they hold. */
+async function unpack(model) {
+  const packed = model.get("packed");
+  need(packed?.byteLength, "it holds no recorded run");
+  need(globalThis.DecompressionStream, "this browser cannot unpack its data; browsers since 2023 can");
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const studies = await new Response(stream).json().catch(() => need(false, "its data are damaged"));
   need(Object.keys(studies).length, "it holds no recorded run");
   for (const study of Object.values(studies)) {
     const { layers = [], settings = [], costs = {}, chosen } = study;
@@ -309,10 +313,11 @@ function network(fig, study) {
 }
 
 export default figure((fig) => {
-  const get = (key) => fig.model.get(key), studies = recorded(fig.model);
-  const note = html("p", { class: "sbn-note" });
+  const get = (key) => fig.model.get(key), note = html("p", { class: "sbn-note" });
   fig.root.classList.add("sbn-pruning");
-  let parts, shown;
+  fig.panels.append(html("p", {}, "Unpacking the recorded runs."));
+  let studies, parts, shown, closed = false;
+  fig.closers.push(() => { closed = true; });
 
   const build = (study) => {
     shown = study;
@@ -347,7 +352,7 @@ export default figure((fig) => {
     const [average, low, high] = seeds.length ? [mean(seeds), Math.min(...seeds), Math.max(...seeds)] : ["–", "–", "–"];
     fig.say(
       {
-        accuracy: [`accuracy, mean of seeds`, average, " %"],
+        accuracy: ["accuracy, mean of seeds", average, " %"],
         lowest: ["lowest", low, " %"],
         highest: ["highest", high, " %"],
         published: ["published", paper ?? "–", " %"],
@@ -362,22 +367,27 @@ export default figure((fig) => {
     );
   };
 
-  followRecorded(fig, studies);
-  fig.controls();
-  const menus = html("div", { class: "sbn-rows sbn-menus" }, ...[...fig.rows.children].filter((row) => row.querySelector("select")));
-  fig.panels.before(menus);
-  fig.rows.before(note);
-  // what cannot be moved says so: without noise there is no q, and a target that is recorded of one method alone
-  fig.follow(["controls", "method", "study"], () => {
-    for (const input of fig.rows.querySelectorAll("input")) input.disabled = get("controls")[input.name].values.length < 2;
-    const { settings = [] } = studies[get("study")] ?? {};
-    const able = (select, holds) => { for (const option of select?.options ?? []) option.disabled = !settings.some((each) => holds(each, option.value)); };
-    able(menus.querySelector("[name=method]"), (each, value) => each.method === value);
-    able(menus.querySelector("[name=target]"), (each, value) => each.method === get("method") && each.target === value);
-  });
-  const check = html("input", { type: "checkbox", name: "overlay" });
-  check.addEventListener("change", () => fig.assign({ overlay: check.checked }));
-  fig.follow(["overlay"], () => { check.checked = get("overlay"); });
-  menus.append(html("label", { class: "sbn-check" }, check, "published curve"));
-  fig.drawing(draw, ["overlay"]);
+  const start = (found) => {
+    if (closed) return;
+    studies = found;
+    followRecorded(fig, studies);
+    fig.controls();
+    const menus = html("div", { class: "sbn-rows sbn-menus" }, ...[...fig.rows.children].filter((row) => row.querySelector("select")));
+    fig.panels.before(menus);
+    fig.rows.before(note);
+    // what cannot be moved says so: without noise there is no q, and a target that is recorded of one method alone
+    fig.follow(["controls", "method", "study"], () => {
+      for (const input of fig.rows.querySelectorAll("input")) input.disabled = get("controls")[input.name].values.length < 2;
+      const { settings = [] } = studies[get("study")] ?? {};
+      const able = (select, holds) => { for (const option of select?.options ?? []) option.disabled = !settings.some((each) => holds(each, option.value)); };
+      able(menus.querySelector("[name=method]"), (each, value) => each.method === value);
+      able(menus.querySelector("[name=target]"), (each, value) => each.method === get("method") && each.target === value);
+    });
+    const check = html("input", { type: "checkbox", name: "overlay" });
+    check.addEventListener("change", () => fig.assign({ overlay: check.checked }));
+    fig.follow(["overlay"], () => { check.checked = get("overlay"); });
+    menus.append(html("label", { class: "sbn-check" }, check, "published curve"));
+    fig.drawing(draw, ["overlay"]);
+  };
+  unpack(fig.model).then(fig.guard(start)).catch((error) => fig.fail(error));
 });

@@ -3,8 +3,10 @@
 import base64
 import dataclasses
 import itertools
+import json
 import math
 import statistics
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -282,7 +284,7 @@ class PruningExplorer(Figure):
     layer = traitlets.Int().tag(sync=True)
     beside = traitlets.Unicode().tag(sync=True)
     overlay = traitlets.Bool(True).tag(sync=True)
-    studies = traitlets.Dict().tag(sync=True)
+    packed = traitlets.Bytes().tag(sync=True)
     title = traitlets.Unicode("What is left when filters go").tag(sync=True)
     presets = traitlets.Dict(
         {
@@ -303,9 +305,8 @@ class PruningExplorer(Figure):
         controls = self._controls(first, key)
         start = {name: control["value"] for name, control in controls.items()} | {"target": key[3]}
         kept = {name: value for name, value in values.items() if name not in start}
-        super().__init__(
-            **start, **kept, controls=controls, studies={name: pack(s) for name, s in self._studies.items()}
-        )
+        packed = json.dumps({name: pack(one) for name, one in self._studies.items()}, separators=(",", ":"))
+        super().__init__(**start, **kept, controls=controls, packed=zlib.compress(packed.encode(), 9))
         self._following = False
         for name in start:  # one after the other, as a reader would
             if name in values:
