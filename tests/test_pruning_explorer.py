@@ -421,3 +421,300 @@ def test_the_plain_view_keeps_to_recorded_settings():
         ["dropout", 0.05, 2.0, [2.0], 3, True],
         ["dropout", 0.2, 2.0, [2.0], 3],
     ]
+
+
+# --- in the page ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open figures in a page: opened(figure) -> page; nothing may be refused or complained of in the end."""
+    visits = []
+
+    def open_page(figure, **options):
+        page, refused, complaints = visit(browser, still_page(figure, folder=tmp_path, **options))
+        visits.append((page, refused, complaints))
+        page.locator(".sbn data, [role=alert]").first.wait_for(state="attached")
+        return page
+
+    yield open_page
+    for page, refused, complaints in visits:
+        page.context.close()
+        assert refused == [] and complaints == []
+
+
+SHOWN = """() => {
+    const menus = Object.fromEntries([...document.querySelectorAll(".sbn select")].map((s) => [s.name, s.value]));
+    const sliders = [...document.querySelectorAll(".sbn input[type=range]")];
+    const values = Object.fromEntries(sliders.map((s) => [s.name, +s.getAttribute("aria-valuetext")]));
+    const numbers = [...document.querySelectorAll(".sbn data")].map((d) => [d.dataset.name, +d.value]);
+    return [{ ...menus, ...values }, Object.fromEntries(numbers)];
+}"""
+
+
+def agree(page, figure):
+    """The page's controls and numbers are those of Python."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    controls, numbers = page.evaluate(SHOWN)
+    assert controls == {name: getattr(figure, name) for name in figure.controls}
+    expected = figure.numbers()
+    assert numbers.keys() == expected.keys()
+    assert all(v == pytest.approx(expected[k], rel=1e-6, nan_ok=True) for k, v in numbers.items()), (numbers, expected)
+
+
+def do(page, figure, name, action):
+    """A reader's move: a key on a slider, or a menu's entry; the same in Python."""
+    control = page.locator(f".sbn [name={name}]")
+    if action in ("ArrowLeft", "ArrowRight", "Home", "End"):
+        stops = figure.controls[name]["values"]
+        place = stops.index(getattr(figure, name)) + {"ArrowLeft": -1, "ArrowRight": 1}.get(action, 0)
+        place = {"Home": 0, "End": len(stops) - 1}.get(action, max(0, min(len(stops) - 1, place)))
+        control.focus()
+        page.keyboard.press(action)
+        setattr(figure, name, stops[place])
+    else:
+        control.select_option(action)
+        setattr(figure, name, action)
+    agree(page, figure)
+
+
+@pytest.mark.pages
+def test_the_page_follows_as_python_does(opened, figure):
+    page = opened(figure)
+    agree(page, figure)
+    for name, action in [
+        ("q", "Home"),
+        ("q", "ArrowRight"),
+        ("p", "End"),
+        ("p", "ArrowLeft"),
+        ("q", "ArrowLeft"),
+        ("p", "ArrowRight"),
+        ("target", "75 % of kernels"),
+        ("q", "ArrowRight"),
+        ("q", "ArrowLeft"),
+        ("amount", "ArrowRight"),
+        ("treatment", "removed"),
+        ("amount", "End"),
+        ("layer", "End"),
+        ("method", "dropout"),
+        ("p", "ArrowLeft"),
+        ("treatment", "removed, recalibrated"),
+        ("study", SECOND_NAME),
+        ("layer", "End"),
+        ("method", "no noise"),
+        ("amount", "Home"),
+        ("method", "Batch Bridgeout"),
+        ("beside", "other treatments"),
+        ("p", "Home"),
+        ("study", FIRST_NAME),
+        ("treatment", "zeroed as released"),
+        ("amount", "End"),  # not recorded
+    ]:
+        do(page, figure, name, action)
+    for name, values in figure.presets.items():
+        page.get_by_role("button", name=name, exact=True).click()
+        for key, value in values.items():
+            setattr(figure, key, value)
+        agree(page, figure)
+    page.get_by_role("button", name="Reset").click()
+    agree(page, PruningExplorer([*WHOLE, *SECOND]))
+    page.wait_for_function("document.querySelector('.sbn-live').textContent.includes('multiply-adds 100 %')")
+
+
+@pytest.mark.pages
+def test_every_recorded_setting_can_be_reached(opened, figure):
+    """A click on its cell of the map goes there; the cells show the means."""
+    page = opened(figure)
+    entries = unpack(figure)[FIRST_NAME]["settings"]
+    for treatment in ("zeroed", "removed, fine-tuned"):
+        page.select_option("select[name=treatment]", treatment)
+        figure.treatment = treatment
+        agree(page, figure)
+        shown = page.locator(".sbn-heat .sbn-value").all_text_contents()
+        for entry, text in zip(entries, shown, strict=True):
+            lists = entry["curves"][treatment]
+            known = figure.amount in lists["amount"]
+            means = [np.mean(values) for values in lists["test"]]
+            assert text == (f"{means[lists['amount'].index(figure.amount)]:.1f}" if known else "–")
+    chosen = set(unpack(figure)[FIRST_NAME]["chosen"]["removed, recalibrated"].values())
+    best = page.locator(".sbn-heat .sbn-value").evaluate_all("(all) => all.map((n) => n.matches('.sbn-best'))")
+    assert {k for k, one in enumerate(best) if one} == {k for k in chosen if entries[k]["p"]}
+    for k in (9, 0, 8, 1, 5):
+        page.locator(".sbn-heat .sbn-cell").nth(k).click()
+        for name in ("method", "p", "q", "target"):
+            setattr(figure, name, entries[k][name])
+        agree(page, figure)
+        assert state(figure) == tuple(entries[k][name] for name in ("method", "p", "q", "target"))
+
+
+@pytest.mark.pages
+def test_the_drawing_thins_out(opened, figure):
+    page = opened(figure)
+
+    def heights(style):
+        return page.locator(f".sbn-network .{style}").evaluate_all("(all) => all.map((n) => +n.getAttribute('height'))")
+
+    for _ in range(4):
+        figure.amount = figure.controls["amount"]["values"][
+            figure.controls["amount"]["values"].index(figure.amount) + 1
+        ]
+        page.locator("input[name=amount]").press("ArrowRight")
+        agree(page, figure)
+        left = [n - int(n * figure.amount) for n in VGG.values()]
+        assert page.locator(".sbn-network .sbn-word").all_text_contents() == [str(n) for n in left]
+        ratios = np.array(heights("sbn-kept")) / heights("sbn-whole")
+        assert ratios == pytest.approx([n / whole for n, whole in zip(left, VGG.values(), strict=True)], abs=0.02)
+        assert f"{sum(left)} of 688 filters" in page.locator(".sbn-network .sbn-title").text_content()
+    assert figure.amount == 0.7 and page.locator(".sbn-network .sbn-zeroed").count() == 8
+    gauges = page.locator(".sbn-gauges b")
+    assert gauges.all_text_contents() == [f"{100 * sum(left) / 688:.0f} %", "100 %", "100 %", "100 %"]
+    page.select_option("select[name=treatment]", "removed")
+    figure.treatment = "removed"
+    agree(page, figure)
+    shares = [figure.numbers()[k] / v for k, v in (("filters", 688), ("parameters", 0.579786), ("macs", 9.880832))]
+    shares.append(figure.numbers()["latency"] / 100)
+    assert gauges.all_text_contents() == [f"{100 * share:.0f} %" for share in shares]
+    assert page.locator(".sbn-network .sbn-zeroed").count() == 0
+    page.locator(".sbn-network .sbn-kept").nth(1).click()  # a layer's box chooses it
+    figure.layer = 2
+    agree(page, figure)
+    page.get_by_text("conv2: 22 of 32 filters fall").wait_for()
+
+
+@pytest.mark.pages
+def test_the_norms_are_cut_where_filters_fall(opened, figure):
+    page = opened(figure)
+    hidden, words = page.locator(".sbn-cut.sbn-hidden"), page.locator(".sbn-captioned").nth(2).locator("p")
+    runs = of(WHOLE, *state(figure)[:3])
+    sizes = np.mean([run.metrics["pruning"]["filters"]["conv5"] for run in runs], axis=0)
+    text = page.locator(".sbn-captioned").nth(2).locator(".sbn-word").text_content()
+    assert float(text.removeprefix("cut below ")) == pytest.approx(sizes[38], abs=sizes[-1] / 255)
+    assert hidden.count() == 0 and "set to zero" in words.text_content()
+    for study, treatment, layer, seen, why in [
+        (FIRST_NAME, "random: zeroed", 5, False, "picked at random"),
+        (FIRST_NAME, "folded: removed, recalibrated", 5, False, "another norm"),
+        (FIRST_NAME, "removed", 5, True, "removed, with all that only serves them"),
+        (SECOND_NAME, "removed", 29, False, "An addition ties"),
+        (SECOND_NAME, "zeroed", 29, True, "set to zero"),
+        (SECOND_NAME, "removed", 28, True, "removed, with all"),
+    ]:
+        for name, value in (("study", study), ("treatment", treatment)):
+            page.select_option(f"select[name={name}]", value)
+            setattr(figure, name, value)
+        slider = page.locator("input[name=layer]")
+        slider.fill(str(layer - 1))
+        figure.layer = layer
+        agree(page, figure)
+        assert (hidden.count() == 0) == seen and why in words.text_content()
+        split = page.locator(".sbn-falling").get_attribute("d")
+        assert bool(split) == seen
+
+
+@pytest.mark.pages
+def test_curves_beside_the_present_one(opened, figure):
+    page = opened(figure)
+    rows = page.locator(".sbn-legend li")
+    assert rows.all_text_contents()[1:] == ["no noise", "dropout p = 0.2", "published: zeroed, vgg16, Batch Bridgeout"]
+    lines = page.locator(".sbn-beside[d]:not([d='']):is(path)")
+    assert lines.count() == 2
+    assert len(page.locator(".sbn-paper:is(path)").get_attribute("d").split("L")) == 8
+    page.locator("input[name=overlay]").uncheck()
+    page.wait_for_function("!document.querySelector('path.sbn-paper').getAttribute('d')")
+    assert rows.count() == 3
+    page.select_option("select[name=beside]", "other treatments")
+    page.select_option("select[name=treatment]", "removed")
+    page.wait_for_function("document.querySelectorAll('.sbn-legend li').length === 6")
+    assert rows.all_text_contents() == [
+        "removed",
+        "zeroed",
+        "zeroed, recalibrated",
+        "removed, recalibrated",
+        "removed, fine-tuned",
+        "as small from the start, trained as long",
+    ]
+    at = page.locator(".sbn-scratch").evaluate_all("(all) => all.map((n) => +n.getAttribute('cy'))")
+    assert len(at) == 2 and at == pytest.approx([166 * (1 - 0.71)] * 2, abs=0.06)
+    page.locator("input[name=overlay]").check()
+    page.wait_for_function("document.querySelector('path.sbn-paper').getAttribute('d')")
+
+
+@pytest.mark.pages
+def test_what_is_not_recorded_is_said(opened, figure):
+    page = opened(figure)
+    note = page.locator(".sbn-note")
+    assert note.text_content() == ""
+    page.select_option("select[name=treatment]", "removed, fine-tuned")
+    page.wait_for_function("document.querySelector('.sbn-note').textContent")
+    assert note.text_content() == "removed, fine-tuned is recorded at 50 %, 70 % only, not at 30 %."
+    page.select_option("select[name=method]", "no noise")
+    for name in ("p", "q"):
+        assert page.locator(f"input[name={name}]").is_disabled()
+    assert page.locator("select[name=target] option").evaluate_all("(all) => all.map((o) => o.disabled)") == [
+        False,
+        True,
+    ]
+    page.select_option("select[name=method]", "Batch Bridgeout")
+    assert page.locator("input[name=p]").is_enabled()
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.update(study="ImageNet"), "there is no study ImageNet"),
+        (lambda s: s.update(p=None), "p is not a number"),
+        (lambda s: s.update(p=float("nan")), "its data is damaged"),
+        (lambda s: s.update(p=0.2), "nothing is recorded of Batch Bridgeout with p 0.2"),
+        (lambda s: s.update(layer=9), "there is no layer 9"),
+        (lambda s: s.pop("controls"), "cannot be drawn"),
+        (lambda s: s.update(_esm="delete globalThis.DecompressionStream;" + s["_esm"]), "browser cannot unpack"),
+    ],
+)
+def test_spoilt_state_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
+    page, _, _ = visit(browser, still_page(PruningExplorer(WHOLE), folder=tmp_path, change=spoil))
+    alert = page.get_by_role("alert")
+    alert.wait_for(timeout=5000)
+    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
+    page.context.close()
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.clear(), "it holds no recorded run"),
+        (lambda s: s[FIRST_NAME].update(settings=[]), "its data do not fit together"),
+        (lambda s: s[FIRST_NAME].pop("costs"), "its data do not fit together"),
+        (lambda s: s[FIRST_NAME].pop("chosen"), "its data do not fit together"),
+        (lambda s: s[FIRST_NAME]["layers"].pop(), "its data do not fit together"),
+        (lambda s: s[FIRST_NAME]["costs"]["latency"].pop(), "its data do not fit together"),
+        (lambda s: s[FIRST_NAME]["settings"][2].update(norms="§"), "its data are damaged"),
+        (lambda s: s[FIRST_NAME]["settings"][2]["tops"].pop(), "its data do not fit together"),
+        (lambda s: s[FIRST_NAME]["settings"][2]["curves"]["zeroed"]["test"].pop(), "its data do not fit together"),
+        (
+            lambda s: s[FIRST_NAME]["settings"][2]["curves"]["zeroed"]["test"][1].append(None),
+            "a recorded number is missing",
+        ),
+        (lambda s: s[FIRST_NAME]["costs"].update(macs=[None] * 8), "a recorded number is missing"),
+        (None, "its data are damaged"),
+    ],
+)
+def test_spoilt_data_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
+    figure = PruningExplorer(WHOLE)
+    if spoil is None:
+        figure.packed = figure.packed[:500]
+    else:
+        studies = unpack(figure)
+        spoil(studies)
+        figure.packed = zlib.compress(json.dumps(studies).encode())
+    page, _, _ = visit(browser, still_page(figure, folder=tmp_path))
+    alert = page.get_by_role("alert")
+    alert.wait_for(timeout=5000)
+    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
+    page.context.close()

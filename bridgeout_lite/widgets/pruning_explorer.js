@@ -12,9 +12,10 @@ const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 const fallen = (filters, amount) => Math.floor(filters * amount);
 const rule = (treatment) => (/recalibrated|fine-tuned/.test(treatment) ? "removed, recalibrated" : "zeroed");
 const isRemoval = (treatment) => treatment.includes("removed");
-const strength = ({ method, p, q, target }) =>
-  (p ? `p = ${show(p)}` : "") + (method === "Batch Bridgeout" || method === "Sparseout" ? `, q = ${show(q)}` : "") +
-  (target === "everything" ? "" : `, ${target}`);
+const hasQ = (method) => method !== "no noise" && method !== "dropout";
+/** A setting in a few words, such as "dropout p = 0.1". */
+const named = ({ method, p, q, target }) =>
+  [method + (p ? ` p = ${show(p)}` : ""), ...(hasQ(method) ? [`q = ${show(q)}`] : []), ...(target === "everything" ? [] : [target])].join(", ");
 
 /** The recorded studies from the model's bytes, checked; bridgeout_lite.widgets.pruning_explorer.pack says what they hold. */
 async function unpack(model) {
@@ -131,10 +132,10 @@ function accuracy(fig, study) {
     band.set(points.amount, points.test.map((seeds) => Math.min(...seeds)), points.test.map((seeds) => Math.max(...seeds)));
     paint(own, "sbn-line sbn-own", shade);
     set(own, points);
-    row("own", shade, methods ? `${method} ${strength(setting)}` : treatment);
+    row("own", shade, methods ? named(setting) : treatment);
     const lines = methods
       ? Object.entries(study.chosen[rule(treatment)] ?? {}).filter(([name]) => name !== method)
-        .map(([name, k]) => [SHADES[name], curve(study.settings[k], treatment), `${name} ${strength(study.settings[k])}`])
+        .map(([name, k]) => [SHADES[name], curve(study.settings[k], treatment), named(study.settings[k])])
       : Object.entries(LINES).filter(([name]) => name !== treatment).map(([name, tone]) => [tone, curve(setting, name), name]);
     others.forEach((mark, k) => {
       const [tone, line, name] = lines[k] ?? ["ink", curve(), ""];
@@ -156,35 +157,37 @@ function accuracy(fig, study) {
 }
 
 /** Every recorded setting at the chosen share: columns are methods with their q and target, rows are p. */
-function settingsMap(fig, study, get) {
-  const { settings } = study, words = html("p", {});
-  const column = ({ method, q, target }) => (method === "no noise" || method === "dropout" ? method : `${method} ${q} ${target}`);
-  const columns = [...new Set(settings.map(column))], rows = [...new Set(settings.map(({ p }) => p).filter(Boolean))].sort((a, b) => a - b);
-  rows.length ||= 1;
+function settingsMap(fig, study) {
+  const { settings } = study, words = html("p", {}), methods = [...new Set(settings.map(({ method }) => method))];
+  const column = ({ method, q, target }) => (hasQ(method) ? `${method} ${q} ${target}` : method);
+  const columns = [...new Map(settings.map((setting) => [column(setting), setting])).values()].sort((a, b) =>
+    methods.indexOf(a.method) - methods.indexOf(b.method) || a.q - b.q || (b.target === "everything") - (a.target === "everything"));
+  const places = columns.map(column), strengths = [...new Set(settings.map(({ p }) => p).filter(Boolean))];
+  const rows = strengths.length ? strengths.sort((a, b) => a - b) : [0];
   const short = (setting) => {
     if (setting.method === "no noise") return "none";
     if (setting.method === "dropout") return "dropout";
     return `${show(setting.q)}${setting.target === "everything" ? "" : `, ${parseFloat(setting.target)} %`}`;
   };
-  const first = columns.map((name) => settings.find((setting) => column(setting) === name));
   const panel = fig.panel({
     title: "", x: "", y: "drop probability p", xlim: [0, columns.length], ylim: [0, rows.length],
-    xticks: first.map((setting, k) => [k + 0.5, short(setting)]), yticks: rows.map((p, k) => [k + 0.5, show(p ?? 0)]),
+    xticks: columns.map((setting, k) => [k + 0.5, short(setting)]), yticks: rows.map((p, k) => [k + 0.5, show(p)]),
     description: "Accuracy of every recorded setting at the chosen share of pruned filters, as shades and numbers; click one to go there",
   });
   panel.node.classList.add("sbn-heat");
-  for (const method of ["Batch Bridgeout", "Sparseout"]) { // a bracket under their columns
-    const own = first.flatMap((setting, k) => (setting.method === method ? [k] : []));
-    if (!own.length) continue;
-    const [left, right] = [own[0] + 0.1, own.at(-1) + 0.9].map((x) => 50 + panel.x(x));
+  const [start, floor] = [+panel.plot.getAttribute("x"), +panel.plot.getAttribute("y") + panel.inner.height];
+  for (const method of methods.filter(hasQ)) { // a bracket under its columns
+    const own = columns.flatMap((setting, k) => (setting.method === method ? [k] : [])), name = `${method} at q`;
+    const [left, right] = [own[0] + 0.1, own.at(-1) + 0.9].map((x) => start + panel.x(x));
+    const middle = Math.min((left + right) / 2, start + panel.inner.width - 3.2 * name.length);
     panel.node.append(
-      svg("path", { d: `M${left} 213V216H${right}V213`, class: "sbn-bracket" }),
-      svg("text", { x: (left + right) / 2, y: 228, "text-anchor": "middle" }, own.length > 1 ? `${method} at q` : method.slice(-9)),
+      svg("path", { d: `M${left} ${floor + 21}v3H${right}v-3`, class: "sbn-bracket" }),
+      svg("text", { x: middle, y: floor + 36, "text-anchor": "middle" }, name),
     );
   }
   captioned(fig, panel, words);
   const cells = settings.map((setting) => {
-    const box = panel.box("cell"), word = panel.word("value"), left = columns.indexOf(column(setting));
+    const box = panel.box("cell"), word = panel.word("value"), left = places.indexOf(column(setting));
     const [low, high] = setting.p ? [rows.indexOf(setting.p), rows.indexOf(setting.p) + 1] : [0, rows.length];
     box.set(left + 0.04, left + 0.96, high - 0.04, low + 0.04);
     const { method, p, q, target } = setting;
@@ -200,11 +203,10 @@ function settingsMap(fig, study, get) {
     cells.forEach(({ setting, box, word, left, low, high }, k) => {
       const value = values[k], text = Number.isFinite(value) ? value.toFixed(1) : "–";
       box.node.style.setProperty("--share", Number.isFinite(value) ? (value - lowest) / span : 0);
-      const best = chosen.includes(k) && setting.p;
-      word.set(left + 0.5, (low + high) / 2 - 0.11, text);
-      word.node.classList.toggle("sbn-best", Boolean(best));
+      word.set(left + 0.5, (low + high) / 2 - 0.018 * rows.length, text);
+      word.node.classList.toggle("sbn-best", chosen.includes(k) && setting.p > 0);
       box.node.firstChild.textContent =
-        `${setting.method} ${strength(setting)}: ${Number.isFinite(value) ? `${text} %, mean of ${setting.seeds.length} runs` : "not recorded"}`;
+        `${named(setting)}: ${Number.isFinite(value) ? `${text} % (${setting.seeds.length} seeds)` : "not recorded"}`;
       if (setting === now) here.set(left + 0.04, left + 0.96, high - 0.04, low + 0.04);
     });
     words.textContent = "Only these settings are recorded; p, q and target move to the nearest. Bold and underlined: best on validation images, by method.";
@@ -322,7 +324,7 @@ export default figure((fig) => {
   const build = (study) => {
     shown = study;
     fig.panels.replaceChildren();
-    parts = [accuracy(fig, study), settingsMap(fig, study, get), norms(fig, study), network(fig, study)];
+    parts = [accuracy(fig, study), settingsMap(fig, study), norms(fig, study), network(fig, study)];
   };
 
   const draw = () => {
@@ -345,7 +347,7 @@ export default figure((fig) => {
 
     const seeds = at(setting, treatment, amount), { amount: known } = curve(setting, treatment);
     const list = known.filter((share) => share > 0).map((share) => percent(share)).join(", ");
-    const what = `${setting.method} ${strength(setting)}`.trim();
+    const what = named(setting);
     note.textContent = !known.length ? `${treatment}: not recorded with ${what}.`
       : seeds.length ? "" : `${treatment} is recorded at ${list} only, not at ${percent(amount)}.`;
     const paper = study.published[setting.method]?.find(([share]) => share === amount)?.[1];
@@ -355,7 +357,7 @@ export default figure((fig) => {
         accuracy: ["accuracy, mean of seeds", average, " %"],
         lowest: ["lowest", low, " %"],
         highest: ["highest", high, " %"],
-        published: ["published", paper ?? "–", " %"],
+        published: ["published, zeroed", paper ?? "–", " %"],
         filters: ["filters left", filters],
         parameters: ["parameters", 1e-6 * run("parameters"), " M"],
         macs: ["multiply-adds", 1e-6 * run("macs"), " M"],
