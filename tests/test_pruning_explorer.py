@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -290,12 +289,23 @@ def test_what_is_moved_stays_and_the_rest_follows(figure):
     assert figure.controls["p"]["values"] == [0.05, 0.1, 0.2] and figure.controls["q"]["values"] == [2.0]
     figure.target = "75 % of kernels"  # not recorded of dropout, which stays
     assert state(figure) == ("dropout", 0.2, 2.0, EVERYTHING)
+    figure.p = 0.1
+    figure.method = "Batch Bridgeout"  # recorded at this p and q
+    assert state(figure) == ("Batch Bridgeout", 0.1, 2.0, EVERYTHING)
     figure.method = "no noise"
     assert state(figure) == ("no noise", 0.0, 2.0, EVERYTHING) and figure.controls["p"]["values"] == [0.0]
     figure.study = SECOND_NAME
     figure.layer = 29
     figure.study = FIRST_NAME
     assert figure.layer == 8 and figure.controls["layer"]["values"] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_what_the_page_sends_is_taken_as_it_is(figure):
+    """A click on the map moves method, p and q at once: no one of them may pull the others elsewhere."""
+    sent = {"method": "dropout", "p": 0.05, "q": 2, "target": EVERYTHING}
+    figure.set_state(sent)
+    assert state(figure) == ("dropout", 0.05, 2.0, EVERYTHING)
+    assert figure.controls["p"]["values"] == [0.05, 0.1, 0.2]
 
 
 def test_a_figure_may_start_anywhere():
@@ -419,7 +429,7 @@ def test_the_plain_view_keeps_to_recorded_settings():
         True,
         True,
         ["dropout", 0.05, 2.0, [2.0], 3, True],
-        ["dropout", 0.2, 2.0, [2.0], 3],
+        ["dropout", 0.05, 2.0, [2.0], 3],
     ]
 
 

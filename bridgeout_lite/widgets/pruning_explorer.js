@@ -1,6 +1,6 @@
 import { figure, html, need, show, svg } from "./toolkit.js";
 
-const FOLLOWING = ["study", "method", "p", "q", "target"];
+const SETTING = ["method", "p", "q", "target"];
 const LINES = { // the treatments that are drawn beside each other, and the look of each
   zeroed: "orange", "zeroed, recalibrated": "green", removed: "bare",
   "removed, recalibrated": "blue", "removed, fine-tuned": "red",
@@ -65,6 +65,8 @@ const at = (setting, treatment, amount) => {
 function followRecorded(fig, studies) {
   const { model } = fig, get = (key) => model.get(key);
   const nearest = (study, moved) => {
+    const here = study.settings.find((there) => SETTING.every((key) => there[key] === get(key)));
+    if (here) return here; // so that a kernel's answer moves nothing
     const best = study.chosen[rule(get("treatment"))]?.[get("method")];
     if ((moved === "study" || moved === "method") && best !== undefined) return study.settings[best];
     const distance = (there) => [
@@ -78,7 +80,7 @@ function followRecorded(fig, studies) {
     return study.settings.reduce((best, there) => (less(distance(there), distance(best)) ? there : best));
   };
   let busy = true;
-  for (const moved of FOLLOWING) {
+  for (const moved of ["study", ...SETTING]) {
     fig.follow([moved], () => {
       if (busy) return;
       busy = true;
@@ -332,7 +334,7 @@ export default figure((fig) => {
     const study = studies[get("study")];
     need(study, `there is no study ${get("study")} among the recorded ones`);
     for (const [name, value] of Object.entries({ p: get("p"), q: get("q"), amount, layer })) need(Number.isFinite(value), `${name} is not a number`);
-    const setting = study.settings.find((each) => ["method", "p", "q", "target"].every((key) => each[key] === get(key)));
+    const setting = study.settings.find((each) => SETTING.every((key) => each[key] === get(key)));
     need(setting, `nothing is recorded of ${get("method")} with p ${get("p")} and q ${get("q")}`);
     need(study.layers[layer - 1], `there is no layer ${layer} in this network`);
     const { costs } = study, cut = isRemoval(treatment);

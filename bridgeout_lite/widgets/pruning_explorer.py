@@ -253,8 +253,8 @@ class PruningExplorer(Figure):
 
     A treatment is a recorded curve (see ``bridgeout_lite.protocol``) that prunes filters; those that prune single
     weights are not in this figure. Few settings are recorded, so p, q and target move together: the one that is moved
-    keeps its value, the others go to the nearest that is recorded with it, and a new method starts with the setting
-    that was chosen for it on validation images.
+    keeps its value, the others go to the nearest that is recorded with it. A method of which nothing is recorded at the
+    present p, q and target starts with the setting that was chosen for it on validation images.
 
     What is drawn of a network is what any treatment does by number: ``int(O * amount)`` of O filters fall in each
     convolution. Parameters and multiply-adds are those recorded of the smaller network; latency is the median over all
@@ -383,6 +383,8 @@ class PruningExplorer(Figure):
     def _nearest(self, moved: str) -> _Key:
         study = self._studies[self.study]
         now: dict[str, Any] = {k: getattr(self, k) for k in ("method", "p", "q", "target")}
+        if tuple(now.values()) in study.runs:
+            return self.method, self.p, self.q, self.target
         chosen = study.chosen[rule(self.treatment)]
         if moved in ("study", "method") and self.method in chosen:
             return chosen[self.method]
