@@ -371,7 +371,7 @@ class PruningExplorer(Figure):
         try:
             key = self._nearest(change["name"])
             stops = self._stops(self.study, key[0])
-            layer = min(self.layer, stops["layer"][-1])
+            layer = min(self.layer, len(self._studies[self.study].layers))
             with self.hold_sync():  # the page hears of all of it at once
                 self.method = key[0]
                 self.controls = {k: c | ({"values": stops[k]} if k in stops else {}) for k, c in self.controls.items()}
