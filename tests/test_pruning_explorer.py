@@ -92,7 +92,7 @@ def comparison(seeds=3, **spec):
 
 WHOLE = [*comparison(), *(scratch(cut, seed) for cut in (0.5, 0.7) for seed in range(3))]
 SECOND = comparison(seeds=2, dataset="cifar100", model="resnet34c", width=1.0)
-FIRST_NAME, SECOND_NAME = "CIFAR-10, vgg11 of width 0.25", "CIFAR-100, resnet34c"
+FIRST_NAME, SECOND_NAME = "CIFAR-10, vgg11 × 0.25", "CIFAR-100, resnet34c"
 
 
 def unpack(figure):
@@ -321,14 +321,16 @@ def test_studies_are_told_apart_by_what_differs():
     records = [*comparison(1), *comparison(1, epochs=30), *comparison(1, dataset="cifar100"), made_up(width=1.0)]
     figure = PruningExplorer([*records, Record({"dataset": "cifar10"}, {"layers": {}}, {})])
     assert list(unpack(figure)) == [
-        "CIFAR-10, vgg11 of width 0.25, epochs 10",
-        "CIFAR-10, vgg11 of width 0.25, epochs 30",
-        "CIFAR-100, vgg11 of width 0.25",
+        "CIFAR-10, vgg11 × 0.25, epochs 10",
+        "CIFAR-10, vgg11 × 0.25, epochs 30",
+        "CIFAR-100, vgg11 × 0.25",
         "CIFAR-10, vgg11",
     ]
     figure.method = "dropout"
     figure.study = "CIFAR-10, vgg11"  # where it is not recorded
     assert state(figure) == ("Batch Bridgeout", 0.1, 1.5, EVERYTHING)
+    short = [made_up("none", 0.0, 2.0, epochs=2), *comparison(1)]  # the richest study comes first
+    assert PruningExplorer(short).study == "CIFAR-10, vgg11 × 0.25, epochs 10"
     twice = PruningExplorer([made_up(), made_up()])
     assert unpack(twice)[FIRST_NAME]["settings"][0]["seeds"] == [0]
 
@@ -339,7 +341,7 @@ def test_studies_are_told_apart_by_what_differs():
         (
             "p",
             0.05,
-            r"p must be one of 0.01, 0.03, 0.1, 0.3 \(CIFAR-10, vgg11 of width 0.25, Batch Bridgeout\); got 0.05",
+            r"p must be one of 0.01, 0.03, 0.1, 0.3 \(CIFAR-10, vgg11 × 0.25, Batch Bridgeout\); got 0.05",
         ),
         ("q", 3.0, "q must be one of 1.0, 1.5, 2.0"),
         ("method", "magic", "method must be one of no noise, dropout, Batch Bridgeout; got 'magic'"),
@@ -347,7 +349,7 @@ def test_studies_are_told_apart_by_what_differs():
         ("treatment", "weights: zeroed", "treatment must be one of zeroed, zeroed, recalibrated, removed"),
         ("amount", 0.35, "amount must be one of 0.0, 0.1, 0.2"),
         ("layer", 9, r"layer must be one of 1, 2, 3, 4, 5, 6, 7, 8 \(CIFAR-10"),
-        ("study", "ImageNet", "study must be one of CIFAR-10, vgg11 of width 0.25, CIFAR-100, resnet34c"),
+        ("study", "ImageNet", "study must be one of CIFAR-10, vgg11 × 0.25, CIFAR-100, resnet34c"),
         ("beside", "luck", "beside must be one of other methods, other treatments"),
     ],
 )
@@ -630,7 +632,11 @@ def test_the_norms_are_cut_where_filters_fall(opened, figure):
 def test_curves_beside_the_present_one(opened, figure):
     page = opened(figure)
     rows = page.locator(".sbn-legend li")
-    assert rows.all_text_contents()[1:] == ["no noise", "dropout p = 0.2", "published: zeroed, vgg16, Batch Bridgeout"]
+    assert rows.all_text_contents()[1:] == [
+        "no noise (3 seeds)",
+        "dropout p = 0.2 (3 seeds)",
+        "published: zeroed, vgg16, Batch Bridgeout",
+    ]
     lines = page.locator(".sbn-beside[d]:not([d='']):is(path)")
     assert lines.count() == 2
     assert len(page.locator(".sbn-paper:is(path)").get_attribute("d").split("L")) == 8

@@ -11,6 +11,7 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 const fallen = (filters, amount) => Math.floor(filters * amount);
 const rule = (treatment) => (/recalibrated|fine-tuned/.test(treatment) ? "removed, recalibrated" : "zeroed");
+const counted = ({ seeds: { length } }) => `${length} ${length === 1 ? "seed" : "seeds"}`;
 const isRemoval = (treatment) => treatment.includes("removed");
 const hasQ = (method) => method !== "no noise" && method !== "dropout";
 /** A setting in a few words, such as "dropout p = 0.1". */
@@ -134,10 +135,10 @@ function accuracy(fig, study) {
     band.set(points.amount, points.test.map((seeds) => Math.min(...seeds)), points.test.map((seeds) => Math.max(...seeds)));
     paint(own, "sbn-line sbn-own", shade);
     set(own, points);
-    row("own", shade, methods ? named(setting) : treatment);
+    row("own", shade, methods ? `${named(setting)} (${counted(setting)})` : treatment);
     const lines = methods
       ? Object.entries(study.chosen[rule(treatment)] ?? {}).filter(([name]) => name !== method)
-        .map(([name, k]) => [SHADES[name], curve(study.settings[k], treatment), named(study.settings[k])])
+        .map(([name, k]) => [SHADES[name], curve(study.settings[k], treatment), `${named(study.settings[k])} (${counted(study.settings[k])})`])
       : Object.entries(LINES).filter(([name]) => name !== treatment).map(([name, tone]) => [tone, curve(setting, name), name]);
     others.forEach((mark, k) => {
       const [tone, line, name] = lines[k] ?? ["ink", curve(), ""];
@@ -208,10 +209,10 @@ function settingsMap(fig, study) {
       word.set(left + 0.5, (low + high) / 2 - 0.018 * rows.length, text);
       word.node.classList.toggle("sbn-best", chosen.includes(k) && setting.p > 0);
       box.node.firstChild.textContent =
-        `${named(setting)}: ${Number.isFinite(value) ? `${text} % (${setting.seeds.length} seeds)` : "not recorded"}`;
+        `${named(setting)}: ${Number.isFinite(value) ? `${text} % (${counted(setting)})` : "not recorded"}`;
       if (setting === now) here.set(left + 0.04, left + 0.96, high - 0.04, low + 0.04);
     });
-    words.textContent = "Only these settings are recorded; p, q and target move to the nearest. Bold and underlined: best on validation images, by method.";
+    words.textContent = "Only these settings are recorded; p, q and target move to the nearest. Bold and underlined: chosen for a method on validation images.";
     panel.heading.textContent = `Every setting, ${percent(amount)} pruned: accuracy (%)`;
   };
 }
@@ -252,7 +253,7 @@ function norms(fig, study) {
       : isRemoval(treatment) ? "Left of the cut: removed, with all that only serves them."
       : treatment.includes("released") ? "Left of the cut: set to zero; as many of the smallest BatchNorm scales too."
       : "Left of the cut: set to zero; bias and BatchNorm stay.";
-    words.textContent = `${why} Norms: mean of ${setting.seeds.length} ${setting.seeds.length > 1 ? "runs" : "run"}.`;
+    words.textContent = `${why} Norms: mean of ${counted(setting)}.`;
   };
 }
 

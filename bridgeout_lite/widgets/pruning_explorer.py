@@ -116,7 +116,7 @@ def _named(specs: list[dict[str, Any]]) -> Iterator[str]:
     """A name for each study: data set and network, and what else it takes to tell it from the others."""
 
     def short(spec: Mapping[str, Any]) -> str:
-        wide = "" if spec["width"] == 1 else f" of width {spec['width']:g}"
+        wide = "" if spec["width"] == 1 else f" × {spec['width']:g}"
         return f"{DATASETS.get(spec['dataset'], spec['dataset'])}, {spec['model']}{wide}"
 
     for spec in specs:
@@ -126,7 +126,7 @@ def _named(specs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _studies(records: Iterable[Record]) -> dict[str, _Study]:
-    """The runs with pruning curves by study, in the order given; of two equal ones the first."""
+    """The runs with pruning curves by study, that with most settings first; of two equal runs the first."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         if record.spec.get("cut") or "pruning" in record.metrics:
@@ -161,7 +161,7 @@ def _studies(records: Iterable[Record]) -> dict[str, _Study]:
             best = choose_settings(frame, curve)
             study.chosen[curve] = {m: words[best[METHODS[m]]] for m in METHODS if METHODS[m] in best}
         studies[name] = study
-    return studies
+    return dict(sorted(studies.items(), key=lambda item: -len(item[1].runs)))
 
 
 def _check_run(record: Record, study: _Study, name: str) -> None:
