@@ -18,7 +18,7 @@ from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
 from .figures import overview
 from .ledger import ledger_page, ledger_table, state
 from .models import MODELS
-from .notebook import data_state, results
+from .notebook import data_state, recorded, results
 from .records import Store, package_version, rounded
 from .training import Recipe, pick_device, pick_precision
 
@@ -163,8 +163,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    grid = list(results("activation-grid"))
-    records = [*grid, *results("pruning-cifar10")]
+    records = recorded()
     page, text = Path("book") / "ledger.md", ledger_page(records)
     if arguments.check:
         fresh = page.is_file() and page.read_text(encoding="utf-8") == text
@@ -176,6 +175,6 @@ def _report(arguments: argparse.Namespace) -> int:
     sentence = state(ledger_table(records))
     readme.write_text(marked.sub(rf"\1 {sentence} \2", readme.read_text(encoding="utf-8")), encoding="utf-8")
     picture = Path("book") / "static" / "overview.png"
-    overview(grid).savefig(picture, dpi=130)
+    overview(results("activation-grid")).savefig(picture, dpi=130)
     print(f"wrote {page}, {picture} and the ledger's state in {readme}")
     return 0

@@ -10,8 +10,11 @@ import torch
 
 from . import figures
 from .data import CIFAR10_ARCHIVE, data_folder
-from .records import Store, package_version
+from .records import Record, Store, package_version
 from .training import pick_device
+
+# The stores in results/.
+RECORDED = ("activation-grid", "pruning-cifar10")
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
@@ -61,6 +64,11 @@ def results(name: str) -> Store:
         if (place / f"{name}.jsonl").is_file():
             return Store(place / f"{name}.jsonl")
     raise FileNotFoundError(f"no {name}.jsonl in {', '.join(map(str, places))}: clone the whole book, or run the sweep")
+
+
+def recorded() -> list[Record]:
+    """All recorded runs of the book, those that its ledger is judged by."""
+    return [record for name in RECORDED for record in results(name)]
 
 
 def on_colab() -> bool:

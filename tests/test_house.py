@@ -101,9 +101,10 @@ def test_vendored_files_are_what_they_were():
 
 def test_the_ledger_is_that_of_the_records():
     from bridgeout_lite.ledger import CLAIMS, ledger_page, ledger_table, state
-    from bridgeout_lite.notebook import results
+    from bridgeout_lite.notebook import RECORDED, recorded
 
-    records = list(results("activation-grid"))
+    assert {path.stem for path in (ROOT / "results").glob("*.jsonl")} == set(RECORDED)
+    records = recorded()
     page = ledger_page(records)
     assert state(ledger_table(records)) in (ROOT / "README.md").read_text(), "run `make report`"
     assert (ROOT / "book" / "ledger.md").read_text() == page, "run `make report`"
