@@ -234,6 +234,8 @@ def _latency(model: nn.Module, x: Tensor, repeats: int, warmup: int) -> float:
 
 def _allocated(model: nn.Module, x: Tensor) -> int | None:
     """Most bytes that torch's allocator has handed out at a time during one forward pass, beyond those before it."""
+    # Masked weights are made anew in every pass; were the old ones given back meanwhile, the new would not show.
+    before_it = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]  # noqa: F841
     if x.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(x.device)
         before = torch.cuda.memory_allocated(x.device)

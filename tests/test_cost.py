@@ -118,6 +118,17 @@ def test_peak_memory_counts_weights_and_buffers():
     )
 
 
+def test_peak_memory_of_masks_is_the_same_every_time(capfd):
+    """Weights, masks, and the product of both, which is made in every pass."""
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU()), torch.zeros(1, 3, 8, 8)
+    whole = bl.cost.measure(model, x, repeats=1).peak_memory_bytes
+    weights = 4 * model[0].weight.numel()
+    bl.pruning.prune(model, 0.5)
+    peaks = [bl.cost.measure(model, x, repeats=1).peak_memory_bytes for _ in range(3)]
+    assert peaks == [whole + 2 * weights] * 3
+    assert "unknown size" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "example",
     [
