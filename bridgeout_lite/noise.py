@@ -305,10 +305,10 @@ class _Perturb(torch.autograd.Function):
             if q == 2.0 and form == "odd":  # dropout, to the bit
                 out_.copy_(torch.mul(x_, _factor(keep_, target_, p, x_.dtype)))
                 continue
-            noise, size = _xi(keep_, target_, p, x_.dtype), x_.abs()
+            noise = _xi(keep_, target_, p, x_.dtype)
             if q != 2.0:
-                noise.mul_(_power(size.clamp_min(floor), q / 2.0 - 1.0))
-            _add_product(x_, x_ if form == "odd" else size, noise, out_)
+                noise.mul_(_power(x_.abs().clamp_min_(floor), q / 2.0 - 1.0))
+            _add_product(x_, x_ if form == "odd" else x_.abs(), noise, out_)
         return out
 
     @staticmethod
