@@ -8,6 +8,7 @@ from bridgeout_lite.records import Record
 
 PROTOCOL = next(c for c in CLAIMS if "are zeroed: VGG-16, CIFAR-10" in c.claim and "CIFAR-100" not in c.claim)
 REMOVED = next(c for c in CLAIMS if "outlives real removal" in c.claim)
+FAR = next(c for c in CLAIMS if "50 to 70 % of the filters" in c.claim)
 PRICE = next(c for c in CLAIMS if c.claim.startswith("Unpruned"))
 
 
@@ -19,7 +20,8 @@ def runs(gap, *, seeds=LEAST_SEEDS, methods=("none", "dropout", "bridgeout"), mo
             ahead = gap if method == "bridgeout" else 0.0
             values = [90.0 - (2.0 if method == "bridgeout" else 0.0) + 0.1 * seed]
             values += [60.0 - 10 * k + ahead + 0.1 * seed for k in range(4)]
-            curve = {"amount": [0.0, 0.1, 0.2, 0.3, 0.4], "test": values, "valid": values}
+            values += [20.0 + ahead + 0.1 * seed] * 3
+            curve = {"amount": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "test": values, "valid": values}
             spec = {"dataset": dataset, "model": model, "method": method, "p": 0.1, "q": 2.0, "seed": seed}
             pruning = {"curves": dict.fromkeys(protocol.CHOSEN_BY, curve)}
             records.append(Record(spec | {"recipe": {"epochs": 10}}, {"pruning": pruning}, {}))
@@ -52,13 +54,19 @@ def test_behind_or_level_is_not():
     ids=["none", "few seeds", "a method missing", "another network", "another data set"],
 )
 def test_without_the_runs_there_is_no_verdict(records):
-    assert {claim.judge(records).verdict for claim in (PROTOCOL, REMOVED, PRICE)} == {"not run"}
+    assert {claim.judge(records).verdict for claim in (PROTOCOL, REMOVED, PRICE, FAR)} == {"not run"}
 
 
 def test_the_price_is_that_of_the_unpruned_network():
     found = PRICE.judge(runs(5.0))
     assert found.verdict == "reproduced in direction" and found.ours.startswith("-2.00 points")
     assert PRICE.published == "-1.14 points"
+
+
+def test_far_out_the_mean_over_the_shares_counts():
+    assert FAR.judge(runs(5.0)).verdict == "reproduced in direction"
+    assert "minus Dropout: +5.0 [+5.0, +5.0]" in FAR.judge(runs(5.0)).ours
+    assert FAR.judge(runs(0.0)).verdict == "not reproduced"
 
 
 def test_each_published_pair_has_its_row():
