@@ -164,8 +164,8 @@ def _denser_is_better(records: list[Record]) -> Finding:
 def _pruned(
     records: list[Record], dataset: str, family: str, curve: str, amounts: Iterable[float] = PRUNED
 ) -> pd.DataFrame:
-    """The test rows of one curve at each method's best setting over ``amounts``, for the runs of one family of networks that were
-    trained longest; empty where a method has fewer than three seeds."""
+    """The test rows of one curve at each method's best setting over ``amounts``, for the runs of one family of networks
+    that were trained longest; empty where a method has fewer than three seeds."""
     some = (r for r in records if r.spec["dataset"] == dataset and r.spec["model"].startswith(family))
     frame = protocol.curves_frame(some)
     if len(frame):
@@ -301,9 +301,9 @@ def _pruning_claims() -> list[Claim]:
     )
     claims.append(
         Claim(
-            "Batch Bridgeout is ahead when 50 to 70 % of the filters are removed and BatchNorm is recalibrated, without "
-            "training on: VGG, CIFAR-10",
-            "found by this book; the published curves of zeroed filters are near guessing there",
+            "Batch Bridgeout is ahead when 50 to 70 % of the filters are removed and BatchNorm is recalibrated, but "
+            "nothing is trained on: VGG, CIFAR-10",
+            "found by this book; the paper neither removes filters nor recalibrates",
             _NO_NUMBER,
             _VGG,
             "`bridgeout sweep pruning-cifar10`",
