@@ -7,6 +7,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,7 @@ def smoke() -> list[Experiment]:
 SWEEPS: dict[str, Callable[[], list[Experiment]]] = {
     "activation-grid": activation_grid,
     "pruning-cifar10": pruning_comparison,
+    "pruning-cifar100": partial(pruning_comparison, "cifar100"),
     "smoke": smoke,
 }
 

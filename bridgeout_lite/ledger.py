@@ -274,7 +274,7 @@ def _pruning_claims() -> list[Claim]:
                     "Khan & Stavness 2020; curves digitised from the authors' figures",
                     _published_curves(network, dataset),
                     _VGG if family == "vgg" else "-",
-                    f"`bridgeout sweep pruning-{dataset}`" if family == "vgg" and dataset == "cifar10" else "-",
+                    f"`bridgeout sweep pruning-{dataset}`" if family == "vgg" else "-",
                     _endures(dataset, family, "zeroed"),
                 )
             )
