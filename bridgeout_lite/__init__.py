@@ -1,13 +1,27 @@
 """Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them."""
 
-from . import cost, experiments, figures, ledger, notebook, protocol, pruning, published, records, sparsity, theory
+from . import (
+    cost,
+    experiments,
+    figures,
+    ledger,
+    notebook,
+    protocol,
+    pruning,
+    published,
+    records,
+    sparsity,
+    sweeps,
+    theory,
+)
 from .data import Corpus, DataError, Images, load_images, load_text
-from .experiments import Experiment, run, sweep
+from .experiments import Experiment, run
 from .layers import Bridgeout, Sparseout, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from .models import build_model
 from .noise import bridgeout, sparseout
 from .records import Record, Store
 from .records import package_version as _package_version
+from .runner import sweep
 from .training import CheckpointError, History, Recipe, evaluate, fit, pick_device
 
 __version__ = _package_version()
@@ -48,5 +62,6 @@ __all__ = [
     "sparseout",
     "sparsity",
     "sweep",
+    "sweeps",
     "theory",
 ]

@@ -20,6 +20,9 @@ from .ledger import ledger_page, ledger_table, state
 from .models import MODELS
 from .notebook import data_state, recorded, results
 from .records import Store, package_version, rounded
+from .runner import parse_budget, with_seeds
+from .runner import sweep as run_sweep
+from .sweeps import SWEEPS
 from .training import Recipe, pick_device, pick_precision
 
 _NEEDED = (
@@ -81,9 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     sweep = commands.add_parser("sweep", help="run what a recorded sweep still lacks")
-    sweep.add_argument("name", choices=sorted(experiments.SWEEPS))
+    sweep.add_argument("name", choices=sorted(SWEEPS))
     sweep.add_argument("--store", type=Path, help="default: results/NAME.jsonl")
-    sweep.add_argument("--device", default="auto")
+    sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at once on this machine, or on one GPU (default: 1)")
+    sweep.add_argument("--seeds", type=int, metavar="N", help="every setting with seeds 0 to N-1, not those it names")
+    sweep.add_argument(
+        "--budget", metavar="TIME", help="stop in time, such as 90s, 25m or 1h30m; a second call goes on"
+    )
+    sweep.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do the runs: tcp://...")
     sweep.set_defaults(run=_sweep)
 
     report = commands.add_parser("report", help="write the ledger and the overview figure from results/")
@@ -156,8 +165,17 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     store = arguments.store or Path("results") / f"{arguments.name}.jsonl"
-    todo = experiments.SWEEPS[arguments.name]()
-    records = experiments.sweep(todo, store, device=pick_device(arguments.device))
+    todo = SWEEPS[arguments.name]()
+    if arguments.seeds is not None:
+        todo = with_seeds(todo, arguments.seeds)
+    records = run_sweep(
+        todo,
+        store,
+        backend=arguments.scheduler or "local",
+        device=arguments.device,
+        jobs=arguments.jobs,
+        budget=None if arguments.budget is None else parse_budget(arguments.budget),
+    )
     print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store}")
     return 0
 

@@ -1,9 +1,8 @@
-"""From an experiment to a record: build, attach, train, measure. Sweeps skip what is already recorded."""
+"""From an experiment to a record: build, attach, train, measure."""
 
 import base64
 import dataclasses
-import itertools
-import os
+import functools
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,46 +13,19 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from .data import IMAGE_SETS, Images, load_images
+from .data import IMAGE_SETS, Images, data_folder, load_images
 from .layers import Where, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout, is_activation
 from .models import MODELS, build_model
 from .noise import FORMS, GRADIENTS, TARGETS, check_choice, check_exponent, check_fraction, check_probability
 from .protocol import measure_latency, measure_pruning
 from .pruning import remove_filters
-from .records import Record, Store, fingerprint, provenance, rounded
+from .records import Record, provenance, rounded
 from .sparsity import capture_activations, record_activations
 from .training import Recipe, evaluate, fit, pick_device
 
 METHODS = ("none", "sparseout", "bridgeout", "dropout")
 MEASURES = ("activations", "pruning")
-
-# Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers,
-# so noise power grows as q falls, and p is lower there. Published runs do not tell their p, q and targets; the last is
-# the default p and target of the released code with the q of its example.
-PRUNING_SEARCH = (
-    ("none", 0.0, 2.0, 1.0),
-    ("dropout", 0.05, 2.0, 1.0),
-    ("dropout", 0.1, 2.0, 1.0),
-    ("dropout", 0.2, 2.0, 1.0),
-    ("bridgeout", 0.1, 2.0, 1.0),
-    ("bridgeout", 0.3, 2.0, 1.0),
-    ("bridgeout", 0.03, 1.5, 1.0),
-    ("bridgeout", 0.1, 1.5, 1.0),
-    ("bridgeout", 0.01, 1.0, 1.0),
-    ("bridgeout", 0.3, 1.5, 0.75),
-)
-
-# Repeated with two more seeds: the best of Dropout and the two best of Bridgeout by the search's validation accuracy
-# between 10 and 40 % of the filters (zeroed plus removed and recalibrated), and the released default.
-PRUNING_REPEATED = (
-    ("none", 0.0, 2.0, 1.0),
-    ("dropout", 0.05, 2.0, 1.0),
-    ("bridgeout", 0.1, 2.0, 1.0),
-    ("bridgeout", 0.01, 1.0, 1.0),
-    ("bridgeout", 0.3, 1.5, 0.75),
-)
 
 # What a spec leaves out at these values: records made before there was such a choice keep their fingerprints.
 LATER: dict[str, Any] = {"target_fraction": 1.0, "target": "kernels", "cut": 0.0, "measures": ["activations"]}
@@ -133,6 +105,10 @@ class Experiment:
         spec["measures"] = list(self.measures)
         return {k: v for k, v in spec.items() if k not in LATER or v != LATER[k]}
 
+    def run(self, **options: Any) -> Record:
+        """:func:`run` on this experiment's data, which a process keeps until it needs other data."""
+        return run(self, _images(self.dataset, self.train, self.valid, data_folder()), **options)
+
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
         if self.method == "sparseout":
@@ -150,6 +126,11 @@ class Experiment:
                 target=self.target,
             )
         return model
+
+
+@functools.lru_cache(maxsize=1)
+def _images(dataset: str, train: int | None, valid: int, root: Path) -> Images:
+    return load_images(dataset, root, train=train, valid=valid)
 
 
 def dropout_places(model: str) -> Where:
@@ -275,118 +256,14 @@ def activation_maps(model: nn.Module, images: Images, *, channels: int = 4, side
     return {"images": chosen, "layers": layers}
 
 
-def sweep(
-    experiments: Iterable[Experiment],
-    store: Store | str | Path,
-    *,
-    backend: str = "local",
-    device: str | torch.device = "auto",
-    progress: bool = True,
-) -> list[Record]:
-    """Run what is not recorded yet, append it to ``store``, and return the records of all ``experiments`` in order.
-
-    Each run keeps a checkpoint beside the store until it is recorded, so a killed sweep loses at most one epoch.
-
-    Raises:
-        ValueError: an unknown backend (so far there is "local", one run after another in this process), or the data
-            set "auto".
-    """
-    check_choice(backend, ("local",), "backend")
-    store = store if isinstance(store, Store) else Store(store)
-    experiments = list(experiments)
-    if any(e.dataset == "auto" for e in experiments):  # its records could not be found again
-        raise ValueError("a sweep names its data set: use 'cifar10', 'cifar100' or 'digits' in place of 'auto'")
-    known = store.keys()
-    todo = [e for e in experiments if fingerprint(e.spec) not in known]
-    loaded: dict[Any, Images] = {}
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    for experiment in tqdm(todo, disable=hidden, unit="run", leave=False):
-        wanted = (experiment.dataset, experiment.train, experiment.valid)
-        if wanted not in loaded:
-            loaded = {wanted: load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)}
-        checkpoint = store.path.parent / ".checkpoints" / f"{fingerprint(experiment.spec)}.pt"
-        store.append(run(experiment, loaded[wanted], device=device, checkpoint=checkpoint, progress=progress))
-        checkpoint.unlink(missing_ok=True)
-    return [record for e in experiments if (record := store.find(e.spec)) is not None]
-
-
-def activation_grid(dataset: str = "cifar10") -> list[Experiment]:
-    """Chapter 4's grid: the small CNN on all training images, Sparseout behind every nonlinearity; three seeds.
-
-    "smallcnn" over five q and four p; "smallcnn-plain", which has no BatchNorm, at three q and p = 0.2.
-    """
-    recipes = {"smallcnn": Recipe(epochs=5), "smallcnn-plain": Recipe(epochs=5, lr=0.05, clip=1.0)}
-    grid = [("smallcnn", p, q) for p, q in itertools.product((0.05, 0.1, 0.2, 0.3), (1.0, 1.5, 2.0, 2.5, 3.0))]
-    grid += [("smallcnn-plain", 0.2, q) for q in (1.0, 2.0, 3.0)]
-    experiments = []
-    for seed in range(3):
-        experiments += [Experiment(dataset, m, "none", 0.0, recipe=recipes[m], seed=seed) for m in recipes]
-        experiments += [Experiment(dataset, m, "sparseout", p, q, recipe=recipes[m], seed=seed) for m, p, q in grid]
-    return experiments
-
-
-def pruning_comparison() -> list[Experiment]:
-    """Chapters 5 to 8: a VGG-11 of a quarter of the channels (0.58 M parameters) on all of CIFAR-10's training images,
-    by the methods and strengths of ``PRUNING_SEARCH`` with one seed, and of ``PRUNING_REPEATED`` with two more. As
-    controls, networks built without 50 % and 70 % of the filters, and networks trained without noise for two epochs,
-    which start as low as those under much noise; three seeds."""
-    common: dict[str, Any] = {"model": "vgg11", "width": 0.25, "recipe": Recipe(epochs=10)}
-    experiments = []
-    for seed in range(3):
-        for method, p, q, fraction in PRUNING_REPEATED if seed else PRUNING_SEARCH:
-            more = common | {"measures": ("pruning",), "target_fraction": fraction}
-            experiments.append(Experiment(method=method, p=p, q=q, seed=seed, **more))
-        for cut in (0.5, 0.7):
-            experiments.append(Experiment(method="none", p=0.0, cut=cut, measures=(), seed=seed, **common))
-        short = common | {"recipe": Recipe(epochs=2), "measures": ("pruning",)}
-        experiments.append(Experiment(method="none", p=0.0, seed=seed, **short))
-    return experiments
-
-
-def pruning_cifar100() -> list[Experiment]:
-    """The methods and strengths of ``PRUNING_REPEATED``, found on CIFAR-10, on CIFAR-100: the same network, three
-    seeds. First what the search would choose far out, then the rest, so that a sweep cut short compares all methods."""
-    first = [row for row in PRUNING_REPEATED if row[0] != "bridgeout" or row[3] < 1]
-    return [
-        Experiment(
-            "cifar100",
-            "vgg11",
-            method,
-            p,
-            q,
-            width=0.25,
-            recipe=Recipe(epochs=10),
-            seed=seed,
-            target_fraction=fraction,
-            measures=("pruning",),
-        )
-        for rows in (first, [row for row in PRUNING_REPEATED if row not in first])
-        for seed in range(3)
-        for method, p, q, fraction in rows
-    ]
-
-
-def smoke() -> list[Experiment]:
-    """Three tiny runs on the embedded digits: does the machinery work?"""
-    recipe = Recipe(epochs=2, batch_size=64)
-    return [Experiment("digits", p=0.2, q=q, width=0.5, recipe=recipe) for q in (1.0, 2.0, 3.0)]
-
-
-SWEEPS: dict[str, Callable[[], list[Experiment]]] = {
-    "activation-grid": activation_grid,
-    "pruning-cifar10": pruning_comparison,
-    "pruning-cifar100": pruning_cifar100,
-    "smoke": smoke,
-}
-
-
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run: dataset, model, method, p, q, seed, epochs, seconds, the accuracies (%) and losses (nats)."""
+    """One row a run: dataset, model, method, p, q, seed, epochs, seconds, the accuracies (%) and losses (nats), which
+    are missing for a run that diverged."""
     rows = []
     for record in records:
         spec, metrics = record.spec, record.metrics
         row = {k: spec[k] for k in ("dataset", "model", "method", "p", "q", "seed")}
-        row |= {"epochs": spec["recipe"]["epochs"], "seconds": record.provenance["seconds"]}
+        row |= {"epochs": spec["recipe"]["epochs"], "seconds": record.provenance.get("seconds")}
         rows.append(row | {k: v for k, v in metrics.items() if isinstance(v, float)})
     return pd.DataFrame(rows)
 
@@ -397,7 +274,7 @@ def layers_frame(records: Iterable[Record], *, per_sample: bool = False) -> pd.D
     rows = []
     for record in records:
         spec = record.spec
-        for name, layer in record.metrics["layers"].items():
+        for name, layer in record.metrics.get("layers", {}).items():  # a run that diverged has none
             row = {k: spec[k] for k in ("model", "method", "p", "q", "seed")} | {"layer": name}
             measured = layer["per_sample"] if per_sample else layer
             row |= {k: measured[k] for k in ("hoyer", "gini", "zero_fraction", "rms")}

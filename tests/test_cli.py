@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import cli, experiments
+from bridgeout_lite import cli, experiments, sweeps
 from bridgeout_lite.cli import main
 
 TRAIN = ["train", "--dataset", "digits", "--train", "128", "--width", "0.25", "--epochs", "1", "--device", "cpu"]
@@ -206,7 +206,7 @@ def test_smoke_sweep(capsys, tmp_path):
 def test_sweep_into_the_folder_results(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = experiments.Experiment("digits", train=128, width=0.25, recipe=bl.Recipe(epochs=1, batch_size=64))
-    monkeypatch.setitem(experiments.SWEEPS, "smoke", lambda: [one])
+    monkeypatch.setitem(sweeps.SWEEPS, "smoke", lambda: [one])
     assert main(["sweep", "smoke", "--device", "cpu"]) == 0
     assert "1 of 1 runs" in capsys.readouterr().out and Path("results/smoke.jsonl").is_file()
 

@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import zlib
 
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, Store, experiments, training
-from bridgeout_lite.experiments import measure_activations, run, sweep
+from bridgeout_lite import Experiment, Recipe, experiments
+from bridgeout_lite.experiments import measure_activations, run
 from bridgeout_lite.records import fingerprint, rounded
 from bridgeout_lite.sparsity import capture_activations
 
@@ -167,7 +166,7 @@ def test_attach(method, expected, form):
 def test_a_record_is_json_and_survives_the_store(record, tmp_path):
     line = json.dumps(dataclasses.asdict(record), allow_nan=False)
     assert bl.Record(**json.loads(line)) == record
-    store = Store(tmp_path / "runs.jsonl")
+    store = bl.Store(tmp_path / "runs.jsonl")
     store.append(record)
     assert list(store) == [record] and store.find(QUICK.spec) == record and store.keys() == {record.key}
     assert record.key == fingerprint(QUICK.spec) and len(line) < 20_000
@@ -259,103 +258,11 @@ def test_the_test_split_is_read_once_and_after_training(images, monkeypatch):
     assert order[0] == "trained" and order.count("test") == 1
 
 
-# --- sweeps -----------------------------------------------------------------------------------------------------------
-
-GRID = [dataclasses.replace(QUICK, q=q) for q in (1.0, 1.5, 2.0)]
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """The epochs that are really trained, counted."""
-    epochs, real = [], training._epoch
-    monkeypatch.setattr(training, "_epoch", lambda *a, **k: epochs.append(1) or real(*a, **k))
-    return epochs
-
-
-def test_a_sweep_runs_what_is_missing(tmp_path, counted, record):
-    path = tmp_path / "results" / "grid.jsonl"
-    Store(path).append(record)  # q=1.5 is there already
-    records = sweep(GRID, path, **DEVICE)
-    assert [r.spec["q"] for r in records] == [1.0, 1.5, 2.0] and records[1] == record
-    assert len(counted) == 2 * RECIPE.epochs
-    before = path.read_bytes()
-    assert sweep(GRID, str(path), **DEVICE) == records and sweep(GRID[2:], Store(path), **DEVICE) == records[2:]
-    assert len(counted) == 2 * RECIPE.epochs and path.read_bytes() == before
-    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.partial"))
-
-
-def test_an_interrupted_sweep_goes_on_inside_the_run(tmp_path, monkeypatch, record, capsys):
-    store, real = Store(tmp_path / "grid.jsonl"), training._epoch
-    done = []
-
-    def epoch(*arguments, **options):
-        if len(done) == 3:  # the second run, its second epoch
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(training, "_epoch", epoch)
-    with pytest.raises(KeyboardInterrupt):
-        sweep(GRID, store, **DEVICE)
-    assert "go on from epoch 2" in capsys.readouterr().err
-    assert len(list(store)) == 1
-    (checkpoint,) = tmp_path.rglob("*.pt")
-    assert len(torch.load(checkpoint, weights_only=True)["rows"]) == 1
-    done.clear()
-    done.extend([1] * 4)  # never again
-    records = sweep(GRID, store, **DEVICE)
-    assert len(done) == 4 + 1 + 2  # the rest of the second run, the third run
-    assert untimed(records[1]) == untimed(record)
-    assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_a_store_that_cannot_be_written_keeps_the_checkpoint(tmp_path, monkeypatch, counted, record):
-    store = Store(tmp_path / "grid.jsonl")
-
-    def full(self, record):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "append", full)
-        with pytest.raises(OSError, match="No space left"):
-            sweep([QUICK], store, **DEVICE)
-    assert len(counted) == 2
-    assert untimed(sweep([QUICK], store, **DEVICE)[0]) == untimed(record)
-    assert len(counted) == 2  # nothing was trained again
-
-
-def test_data_are_loaded_once_for_runs_that_share_them(tmp_path, monkeypatch):
-    loads, real = [], experiments.load_images
-    monkeypatch.setattr(experiments, "load_images", lambda *a, **k: loads.append((a, k)) or real(*a, **k))
-    sweep(GRID, tmp_path / "grid.jsonl", **DEVICE)
-    assert loads == [(("digits",), {"train": 256, "valid": 64})]
-
-
-def test_unknown_backend(tmp_path):
-    with pytest.raises(ValueError, match=r"backend.*'local'.*got 'moon'|backend.*'moon'.*'local'"):
-        sweep(GRID, tmp_path / "grid.jsonl", backend="moon")
-    assert os.listdir(tmp_path) == []
-
-
-def test_named_sweeps():
-    for name, make in experiments.SWEEPS.items():
-        grid = make()
-        assert len({fingerprint(e.spec) for e in grid}) == len(grid) > 0, name
-    grid = experiments.activation_grid()
-    assert {e.seed for e in grid} == {0, 1, 2} and {e.dataset for e in grid} == {"cifar10"}
-    assert {e.method for e in grid} == {"none", "sparseout"}
-    assert {e.dataset for e in experiments.activation_grid("digits")} == {"digits"}
-    assert {e.dataset for e in experiments.smoke()} == {"digits"}
+# --- what is kept ---------------------------------------------------------------------------------------------------
 
 
 def test_rounding_keeps_six_digits_and_drops_what_json_cannot_say():
     assert rounded({"a": [1.23456789, math.nan], "b": (2, "x", None)}) == {"a": [1.23457, None], "b": [2, "x", None]}
-
-
-def test_a_sweep_names_its_data_set(tmp_path):
-    with pytest.raises(ValueError, match="a sweep names its data set"):
-        sweep([dataclasses.replace(QUICK, dataset="auto")], tmp_path / "runs.jsonl")
-    assert not list(tmp_path.iterdir())
 
 
 def test_activation_maps_keep_the_first_channels_and_exact_zeros(images):

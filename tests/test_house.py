@@ -31,6 +31,8 @@ FLOORS = {
     "pruning": 4,
     "protocol": 5,
     "experiments": 6,
+    "runner": 6,
+    "sweeps": 7,
     "figures": 7,
     "ledger": 7,
     "widgets": 7,

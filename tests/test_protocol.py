@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, experiments, protocol, pruning
+from bridgeout_lite import Experiment, Recipe, protocol, pruning, sweeps
 from bridgeout_lite.experiments import dropout_places, run
 from bridgeout_lite.records import Record, fingerprint
 
@@ -178,16 +178,16 @@ def test_how_much_pruning_a_network_endures(accuracies, share):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_comparison_repeats_what_it_compares(name):
-    runs = experiments.SWEEPS[f"pruning-{name}"]()
+    runs = sweeps.SWEEPS[f"pruning-{name}"]()
     assert len({fingerprint(e.spec) for e in runs}) == len(runs) and {e.dataset for e in runs} == {name}
     seeds = {}
     for e in runs:
         seeds.setdefault((e.method, e.p, e.q, e.target_fraction, e.cut, e.recipe.epochs), set()).add(e.seed)
     assert all(seen in ({0}, {0, 1, 2}) for seen in seeds.values())
     repeated = {key[:4] for key, seen in seeds.items() if len(seen) == 3 and not key[4] and key[5] == 10}
-    assert repeated == set(experiments.PRUNING_REPEATED) <= set(experiments.PRUNING_SEARCH)
+    assert repeated == set(sweeps.PRUNING_REPEATED) <= set(sweeps.PRUNING_SEARCH)
 
 
 def test_the_recorded_runs_are_those_of_the_sweep():
     recorded = bl.notebook.results("pruning-cifar10").keys()
-    assert recorded == {fingerprint(e.spec) for e in experiments.SWEEPS["pruning-cifar10"]()}
+    assert recorded == {fingerprint(e.spec) for e in sweeps.SWEEPS["pruning-cifar10"]()}
