@@ -155,6 +155,9 @@ def test_a_torn_line_is_set_aside_and_the_next_append_is_unharmed(store):
         with pytest.warns(UserWarning, match="line 2") as caught:
             assert list(store) == [record(1), record(3)]
         assert len(caught) == 1
+        with pytest.warns(UserWarning, match="line 2") as caught:  # once, not at every look
+            assert [Store(store.path).keys(), store.keys(), store.keys()] == [{record(1).key, record(3).key}] * 3
+        assert len(caught) == 2
         assert store.path.read_bytes().startswith(whole[:length])  # nothing was cut off
 
 
@@ -167,13 +170,22 @@ def test_a_line_that_lacks_only_its_newline_is_a_record(store):
 
 
 @pytest.mark.parametrize(
-    "junk", ["", "   ", "not json", "12", "[1, 2]", "null", '{"spec": {}}', '{"other": 1}', "\0\0\0"]
+    "junk",
+    [
+        *("", "   ", "not json", "12", "[1, 2]", "null", '{"spec": {}}', '{"other": 1}', "\0\0\0", "\xff"),
+        '{"spec": 1, "metrics": {}, "provenance": {}}',
+        '{"spec": {"p": NaN}, "metrics": {}, "provenance": {}}',
+        '{"spec": {}, "metrics": {}, "provenance": {}, "format": "2"}',
+        '{"spec": {}, "metrics": {}, "provenance": {}, "more": {}}',
+    ],
 )
+@pytest.mark.filterwarnings("ignore:.*set aside")
 def test_other_lines_are_set_aside_too(store, junk):
     store.append(record(1))
-    with open(store.path, "a") as file:
+    with open(store.path, "a", encoding="latin-1") as file:
         file.write(junk + "\n")
     store.append(record(2))
+    assert store.keys() == {record(1).key, record(2).key} and store.find(record(2).spec) == record(2)
     if not junk.strip():
         assert read(store) == [record(1), record(2)]
     else:
@@ -181,11 +193,132 @@ def test_other_lines_are_set_aside_too(store, junk):
             assert list(store) == [record(1), record(2)]
 
 
+def test_a_spec_is_recorded_once(store):
+    assert store.append(record(1)) and store.append(record(2))
+    before = store.path.read_bytes()
+    again = Record(record(1).spec, {"accuracy": 0.0}, {})
+    assert not store.append(again) and not Store(store.path).append(again)
+    assert store.path.read_bytes() == before and store.find(again.spec) == record(1)
+
+
+def test_what_others_append_is_seen(store):
+    """Whatever the store has read before; also if the file has become another one meanwhile."""
+    other = Store(store.path)
+    for k in range(3):
+        assert store.append(record(k)) and other.keys() == store.keys() == {record(j).key for j in range(k + 1)}
+        assert other.find(record(k).spec) == record(k) and not other.append(record(k))
+    longer = Store(store.path.with_name("longer"))
+    for k in range(9, 3, -1):
+        longer.append(record(k))
+    os.replace(longer.path, store.path)
+    assert store.keys() == {record(k).key for k in range(4, 10)} and store.find(record(4).spec) == record(4)
+    store.path.write_bytes(b"")
+    assert store.keys() == set() and store.find(record(4).spec) is None and store.append(record(4))
+    store.path.unlink()
+    assert store.keys() == set() and store.append(record(5)) and read(store) == [record(5)]
+
+
+def test_a_line_that_is_being_written_is_left_alone(store):
+    store.append(record(0))
+    whole = store.path.read_bytes()
+    store.append(record(1))
+    line = store.path.read_bytes()[len(whole) :]
+    watching = Store(store.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for length in (0, 1, len(line) // 2, len(line) - 1, len(line)):
+            store.path.write_bytes(whole + line[:length])
+            assert len(watching.keys()) == 1 + (length >= len(line) - 1)
+    assert watching.find(record(1).spec) == record(1)
+
+
+# ---- the format -------------------------------------------------------------------------------------------------
+
+
+def test_a_record_from_a_newer_package_is_refused_in_one_line(store):
+    """By whatever reads or writes; what stands in the file stays there."""
+    store.append(record(0))
+    with open(store.path, "a") as file:
+        file.write(json.dumps({"format": records.FORMAT + 1, "spec": {}, "metrics": {}, "provenance": {}}) + "\n")
+    before = store.path.read_bytes()
+    message = (
+        rf"runs\.jsonl, line 2: a record of format {records.FORMAT + 1}, but bridgeout_lite .*: update the package$"
+    )
+    for use in (list, Store.keys, lambda s: s.find({}), lambda s: s.select(), lambda s: s.append(record(1))):
+        for one in (store, Store(store.path)):
+            with pytest.raises(records.NewerFormatError, match=message):
+                use(one)
+    assert store.path.read_bytes() == before
+
+
+def test_records_without_a_number_are_of_the_first_format(store):
+    """The committed ones: they are read, and their fingerprints stay."""
+    store.append(record(1))
+    line = json.loads(store.path.read_text())
+    assert line.pop("format") == records.FORMAT
+    store.path.write_text(json.dumps(line) + "\n")
+    assert read(store) == [record(1)] and store.keys() == {record(1).key} and not store.append(record(1))
+
+
+# ---- what cannot be read or written -----------------------------------------------------------------------------
+
+
+def test_a_store_that_is_a_folder(tmp_path):
+    for use in (list, Store.keys, lambda s: s.find({}), lambda s: s.append(record(0))):
+        with pytest.raises(records.StoreError, match=r"cannot read the store .* \(Is a directory\)$"):
+            use(Store(tmp_path))
+
+
+def test_a_store_inside_of_a_file(tmp_path):
+    (tmp_path / "file").write_text("text")
+    store = Store(tmp_path / "file" / "runs.jsonl")
+    with pytest.raises(records.StoreError, match=r"cannot write the store .*; nothing was added: name a file"):
+        store.append(record(0))
+    assert (tmp_path / "file").read_text() == "text"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read and write everything")
+def test_a_store_that_one_may_not_read_or_write(store):
+    store.append(record(0))
+    store.path.chmod(0o400)
+    with pytest.raises(records.StoreError, match=r"cannot write the store .* \(Permission denied\); nothing was added"):
+        store.append(record(1))
+    store.path.chmod(0)
+    with pytest.raises(records.StoreError, match=r"cannot read the store .* \(Permission denied\)$"):
+        store.keys()
+    store.path.chmod(0o600)
+    assert read(store) == [record(0)]
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(store):
+    """The limit on the size of a file cuts the write in the middle, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    store.append(record(0))
+    before = store.path.read_bytes()
+    full = record(1, filler="x" * 10_000)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5000, unlimited[1]))
+    try:
+        with pytest.raises(
+            records.StoreError, match=r"cannot write the store .*; nothing was added: .* disk with room$"
+        ):
+            store.append(full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert store.path.read_bytes() == before
+    assert store.append(full) and read(store) == [record(0), full]
+
+
 def test_find_gives_the_first_of_its_spec(store):
+    """Also where two stores were joined by hand."""
     twice = Record({"a": 1, "b": 2}, {"accuracy": 1.0}, {}), Record({"b": 2, "a": 1}, {"accuracy": 2.0}, {})
+    lines = []
     for one in (record(0), *twice):
         store.append(one)
-    assert store.find({"b": 2, "a": 1}) == twice[0]
+        lines.append(store.path.read_text())
+        store.path.unlink()
+    store.path.write_text("".join(lines))
+    assert len(read(store)) == 3 and store.find({"b": 2, "a": 1}) == twice[0]
     assert store.find({"a": 1}) is None and store.find({"a": 1, "b": 3}) is None
 
 
@@ -222,6 +355,33 @@ def test_two_processes_append_at_once(store):
     assert len(everything) == len(store.keys()) == 200
     for writer in range(2):
         assert [r.spec["seed"] for r in everything if r.spec["writer"] == writer] == list(range(100))
+
+
+def compete(folder: str, writer: int, barrier) -> None:
+    for trial in range(100):
+        store = Store(f"{folder}/{trial}.jsonl")
+        barrier.wait(60)
+        for k in range(2):
+            store.append(record(k, filler="x" * 6000))  # both want to record these
+            store.append(record(k, writer=writer))
+
+
+def test_two_processes_record_the_same_in_a_hundred_trials(tmp_path):
+    """Two sweeps on one store: no line is lost, torn, or there twice."""
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    barrier = context.Barrier(2)
+    writers = [context.Process(target=compete, args=(str(tmp_path), w, barrier)) for w in range(2)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join(120)
+    assert [process.exitcode for process in writers] == [0, 0]
+    wanted = [record(k, filler="x" * 6000) for k in range(2)]
+    wanted += [record(k, writer=writer) for k in range(2) for writer in range(2)]
+    for trial in range(100):
+        everything = read(Store(tmp_path / f"{trial}.jsonl"))
+        assert sorted(r.key for r in everything) == sorted(r.key for r in wanted)
+        assert all(one in wanted for one in everything)
 
 
 def test_appending_waits_for_the_lock(store):
