@@ -3,8 +3,8 @@
     python benchmarks/store.py [--records 100000] [--folder FOLDER] [--cpu-time]
 
 The records are made up, but of the shape and size of those in results/: each is one of them with a seed of its own.
-The file (8 kB a record) is written to a temporary folder and removed in the end. On a busy machine use --cpu-time, which
-counts the processor's time in place of the clock's; waiting for the disk is not in it.
+The file (8 kB a record) is written to a temporary folder and removed in the end. On a busy machine use --cpu-time: it
+counts the processor's time in place of the clock's, without waits for the disk.
 """
 
 import argparse
@@ -49,9 +49,8 @@ def main() -> None:
 
     book = recorded()
     size = statistics.mean(len(json.dumps(dataclasses.asdict(r))) for r in book)
-    print(
-        f"{'CPU' if arguments.cpu_time else 'wall'} time; {arguments.records} records like the {len(book)} of results/"
-    )
+    clock = "CPU" if arguments.cpu_time else "wall"
+    print(f"{clock} time; {arguments.records} records like the {len(book)} of results/")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "runs.jsonl"
         write(path, arguments.records, book)
@@ -79,10 +78,8 @@ def main() -> None:
         by_name.setdefault(name, []).append(r.provenance["seconds"])
     for (dataset, model, epochs, threads), seconds in sorted(by_name.items()):
         mean = statistics.mean(seconds)
-        print(
-            f"  {model}, {dataset}, {epochs} epochs, {threads} thread(s): {mean:.0f} s a run on average over ", end=""
-        )
-        print(f"{len(seconds)}, {RUNS * mean / 3600:.0f} h one after the other")
+        what = f"{model}, {dataset}, {epochs} epochs, {threads} thread(s)"
+        print(f"  {what}: {mean:.0f} s a run (mean of {len(seconds)}), {RUNS * mean / 3600:.0f} h one after the other")
 
 
 if __name__ == "__main__":
