@@ -3,17 +3,19 @@
 import argparse
 import dataclasses
 import importlib
+import itertools
 import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from . import experiments
+from . import experiments, tables
 from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
 from .figures import overview
 from .ledger import ledger_page, ledger_table, state
@@ -94,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do the runs: tcp://...")
     sweep.set_defaults(run=_sweep)
+
+    results = commands.add_parser("results", help="list, filter or compare recorded runs")
+    results.add_argument("stores", nargs="*", type=Path, metavar="STORE", help="default: results/*.jsonl")
+    results.add_argument(
+        "--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="such as method=none,dropout"
+    )
+    results.add_argument("--columns", metavar="FIELD,...", help="such as key,recipe.lr,test_loss")
+    results.add_argument("--sort", metavar="FIELD")
+    results.add_argument("--csv", action="store_true", help="print comma-separated values")
+    results.add_argument("--diff", action="store_true", help="compare two stores; the status is 1 if they differ")
+    results.set_defaults(run=_results)
 
     report = commands.add_parser("report", help="write the ledger and the overview figure from results/")
     report.add_argument("--check", action="store_true", help="only say whether the page is up to date")
@@ -178,6 +191,49 @@ def _sweep(arguments: argparse.Namespace) -> int:
     )
     print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store}")
     return 0
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    stores = [Store(path) for path in arguments.stores or sorted(Path("results").glob("*.jsonl"))]
+    if not stores:
+        raise FileNotFoundError("no results/*.jsonl here: name a store, or make one with bridgeout sweep NAME")
+    for store in stores:
+        if not store.path.exists():
+            raise FileNotFoundError(f"no store {store.path}: bridgeout results STORE reads a .jsonl file of a sweep")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            return (_compare if arguments.diff else _list)(arguments, stores)
+        finally:
+            for text in dict.fromkeys(str(warning.message) for warning in caught):
+                print(f"bridgeout: warning: {text}", file=sys.stderr)
+
+
+def _list(arguments: argparse.Namespace, stores: list[Store]) -> int:
+    records = itertools.chain.from_iterable(stores)
+    columns = arguments.columns.split(",") if arguments.columns else tables.COLUMNS
+    table = tables.runs_table(records, tables.conditions(arguments.where), columns, arguments.sort)
+    if arguments.csv:
+        print(table.to_csv(index=False), end="")
+    else:
+        if "commit" in table:
+            table["commit"] = [commit[:7] if isinstance(commit, str) else commit for commit in table["commit"]]
+        print(tables.as_text(table) if len(table) else "no runs")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace, stores: list[Store]) -> int:
+    if len(stores) != 2 or arguments.where or arguments.columns or arguments.sort or arguments.csv:
+        raise ValueError("--diff compares two whole stores: bridgeout results --diff A.jsonl B.jsonl")
+    only_a, only_b, metrics = tables.differences(*stores)
+    for store, records in zip(stores, (only_a, only_b), strict=True):
+        print(f"only in {store.path}: {len(records)} specs")
+        if records:
+            print(tables.as_text(tables.runs_table(records, columns=tables.COLUMNS[:8])))
+    print(f"in both: {len(stores[0].keys()) - len(only_a)} specs, {len(metrics)} metrics differ")
+    if len(metrics):
+        print(tables.as_text(metrics.rename(columns={"largest": "largest relative difference"})))
+    return int(bool(only_a or only_b or len(metrics)))
 
 
 def _report(arguments: argparse.Namespace) -> int:

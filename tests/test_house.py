@@ -35,6 +35,7 @@ FLOORS = {
     "sweeps": 7,
     "figures": 7,
     "ledger": 7,
+    "tables": 7,
     "widgets": 7,
     "notebook": 8,
     "cli": 8,
