@@ -1,7 +1,7 @@
-"""Published pruning curves of Batch Bridgeout, Dropout and plain training, as numbers: what the book's are laid beside.
+"""Published numbers, as data: what the book's are laid beside.
 
-Test accuracy (%) against the share of filters set to zero in every convolution, ``int(O * amount)`` of O filters with
-the smallest L2 norm, once, without fine-tuning.
+**Pruning curves** of Batch Bridgeout, Dropout and plain training: test accuracy (%) against the share of filters set to
+zero in every convolution, ``int(O * amount)`` of O filters with the smallest L2 norm, once, without fine-tuning.
 
 Source: the vector figures in github.com/najeebkhan/bridgeout-filter-pruning at cb453ff, which belong to Khan and
 Stavness 2020, arXiv:2009.10893. Their coordinates were read from the drawing commands, to 0.001 points of accuracy:
@@ -11,6 +11,9 @@ without noise: of 1/200 %, two runs). Points below the visible axis are left out
 To keep in mind: p, q and the targeted share behind the curves are not published. The pruned checkpoint is the one with
 the best *test* accuracy. In VGG the released code also zeroes the smallest BatchNorm scales
 (:func:`bridgeout_lite.protocol.prune_as_released`).
+
+**Sizes, accuracies and times** of usual networks and of other pruning methods, each with its source, for the rows of
+the ledger.
 """
 
 import pandas as pd
@@ -118,3 +121,192 @@ def curve(network: str, dataset: str, method: str) -> pd.DataFrame:
     accuracies, errors = _CURVES[network, dataset, method]
     amounts = [round(0.1 * k, 1) for k in range(len(accuracies))]
     return pd.DataFrame({"amount": amounts, "accuracy": accuracies, "error": errors})
+
+
+EPOCHS = 230
+"""How long the networks behind the curves were trained."""
+
+SIZES = (
+    (
+        "VGG-16 of the pruning study",
+        "vgg16",
+        {"parameters": "14.73 M", "convolutions of 3x3": "13"},
+        "released code of Khan & Stavness 2020",
+    ),
+    (
+        "ResNet of the pruning study",
+        "resnet34c",
+        {"parameters": "0.51 M", "convolutions of 3x3": "27"},
+        "released code of Khan & Stavness 2020",
+    ),
+    ("Wide-ResNet 28-10", "wrn-28-10", {"parameters": "36.5 M"}, "Zagoruyko & Komodakis 2016, from memory, unverified"),
+    ("ResNet-20 for CIFAR", "resnet20", {"parameters": "0.27 M"}, "akamaster/pytorch_resnet_cifar10"),
+    (
+        "ResNet-50, image of 224x224",
+        "resnet50",
+        {"multiply-adds": "4089 M"},
+        "released models of OICSR, Li et al. 2019",
+    ),
+)
+"""Network in words, key, published counts, source."""
+
+L1_PRUNED = {
+    "VGG-16": ("15.0 M", "3.13 x 10^8", 93.25),
+    "VGG-16 pruned-A": ("5.4 M", "2.06 x 10^8", 93.40),
+    "ResNet-56": ("0.85 M", "1.25 x 10^8", 93.04),
+    "ResNet-56 pruned-A": ("0.77 M", "1.12 x 10^8", 93.10),
+    "ResNet-56 pruned-B": ("0.73 M", "0.91 x 10^8", 93.06),
+    "ResNet-110": ("1.72 M", "2.53 x 10^8", 93.53),
+    "ResNet-110 pruned-A": ("1.68 M", "2.13 x 10^8", 93.55),
+    "ResNet-110 pruned-B": ("1.16 M", "1.55 x 10^8", 93.30),
+}
+"""Filter pruning by L1 norm (Li et al. 2017, arXiv:1608.08710, as tabulated by JJGO/shrinkbench): parameters,
+multiply-adds of one image, CIFAR-10 test accuracy (%) after fine-tuning."""
+
+VGG16_PRUNED_A = ((32, 64), (128, 128), (256, 256, 256), (256, 256, 256), (256, 256, 256))
+"""The filters that pruned-A keeps in each stage of VGG-16 (Eric-mingjie/rethinking-network-pruning)."""
+
+RESNET_CUTS: dict[str, tuple[int, tuple[float, float, float], tuple[int, ...]]] = {
+    "ResNet-20": (3, (0.0, 0.0, 0.0), ()),
+    "ResNet-56": (9, (0.0, 0.0, 0.0), ()),
+    "ResNet-56 pruned-A": (9, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
+    "ResNet-56 pruned-B": (9, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
+    "ResNet-110": (18, (0.0, 0.0, 0.0), ()),
+    "ResNet-110 pruned-A": (18, (0.5, 0.0, 0.0), (36,)),
+    "ResNet-110 pruned-B": (18, (0.5, 0.4, 0.3), (36, 38, 74)),
+}
+"""Blocks in each of three stages, share of the filters that the first convolution of a block loses in each stage, and
+the numbers of the convolutions that lose none (Eric-mingjie/rethinking-network-pruning)."""
+
+ACCURACIES = (
+    ("VGG-16", "vgg16", "cifar10", "none", 93.25, "Li et al. 2017, before pruning"),
+    ("VGG-16", "vgg16", "cifar10", "none", 92.64, "kuangliu/pytorch-cifar, older table"),
+    ("Wide-ResNet 28-10", "wrn-28-10", "cifar10", "none", 96.00, "szagoruyko/wide-residual-networks, median of 5"),
+    ("Wide-ResNet 28-10", "wrn-28-10", "cifar100", "none", 80.75, "szagoruyko/wide-residual-networks, median of 5"),
+    ("Wide-ResNet 28-10", "wrn-28-10", "cifar10", "dropout", 96.11, "szagoruyko/wide-residual-networks, median of 5"),
+    ("Wide-ResNet 28-10", "wrn-28-10", "cifar100", "dropout", 81.15, "szagoruyko/wide-residual-networks, median of 5"),
+)
+"""Network in words and in this package, data set, method, test accuracy (%), source."""
+
+UNTESTED = (
+    (
+        "CIFAR-10 test accuracy of ResNet-20",
+        "91.25 %; 91.73 %; 91.06 % where the epoch was chosen on validation",
+        "He et al. 2016; akamaster/pytorch_resnet_cifar10; phlippe/uvadlc_notebooks",
+        "no ResNet-20 in the package",
+    ),
+    (
+        "CIFAR-10 test accuracy of ResNet-56",
+        "93.03 %; 93.39 %",
+        "He et al. 2016; akamaster/pytorch_resnet_cifar10",
+        "no ResNet-56 in the package",
+    ),
+    (
+        "CIFAR-10 test accuracy of ResNet-18",
+        "93.02 %",
+        "kuangliu/pytorch-cifar, older table",
+        "no ResNet-18 in the package",
+    ),
+)
+"""What, published numbers, source, why it was not run; also the next two."""
+
+_NO_TIMES = "times are no records; `make benchmarks` prints ours where there is a GPU"
+
+TIMES = (
+    (
+        "Time to 94 % CIFAR-10 test accuracy",
+        "one A100: 3.83 s, compiled 3.09 s, with Muon 2.59 s (n = 200); 6.3 s; one V100: 26 s",
+        "KellerJordan/cifar10-airbench; tysam-code/hlb-CIFAR10; ResNet-9 after davidcpage/cifar10-fast",
+        _NO_TIMES,
+    ),
+    ("Time to 95 % CIFAR-10 test accuracy", "one A100: 10.4 s", "KellerJordan/cifar10-airbench", _NO_TIMES),
+    (
+        "Time to 96 % CIFAR-10 test accuracy",
+        "one A100: 27.3 s; a standard ResNet-18 7 min",
+        "KellerJordan/cifar10-airbench",
+        _NO_TIMES,
+    ),
+)
+
+FINE_TUNED = (
+    (
+        "ResNet-56 on CIFAR-10, pruned and trained on",
+        "from 93.53 %: group L1 92.93 % at 2.12 times fewer multiply-adds, group BatchNorm 93.29 %, DepGraph 93.77 % "
+        "at 2.13 and 93.64 % at 2.57 times, ResRep 93.71 % at 2.12 times; HRank 93.17 % at 50 % fewer; soft filter "
+        "pruning 93.35 % at 52.6 % and 93.78 % at 41.1 % fewer; NISP -0.03 points at 43.6 % fewer; AMC 91.9 % at 50 % "
+        "fewer",
+        "VainF/Torch-Pruning; lmbxmu/HRank; JJGO/shrinkbench",
+        "no ResNet-56 in the package, nor these methods",
+    ),
+    (
+        "VGG-16 on CIFAR-10, pruned by HRank and trained on",
+        "92.34 % with 65.3 % fewer multiply-adds and 82.1 % fewer parameters",
+        "lmbxmu/HRank",
+        "HRank is not in the package",
+    ),
+    (
+        "VGG-19 on CIFAR-100, pruned by DepGraph and trained on",
+        "from 73.50 to 70.39 % at 8.92 times fewer multiply-adds",
+        "VainF/Torch-Pruning",
+        "no VGG-19 in the package",
+    ),
+    (
+        "The shapes of Li et al., trained anew for as long, are as accurate as pruned and fine-tuned",
+        "VGG-16 93.78 %; ResNet-56 A 93.09 %, B 93.05 %; ResNet-110 A 93.22 %, B 93.60 %",
+        "Liu et al. 2019, as tabulated by JJGO/shrinkbench",
+        "the package cannot yet build networks of these shapes",
+    ),
+    (
+        "ResNet-50 on ImageNet with channels removed by OICSR",
+        "top-1 76.32 % whole; 76.53 %, 76.30 %, 75.95 % at 2563, 2274, 2046 M of 4089 M multiply-adds",
+        "released models of OICSR, Li et al. 2019",
+        "no ImageNet in the package",
+    ),
+)
+
+DERIVED = (
+    (
+        "OICSR's table: the savings and gains that it gives follow from its own counts and accuracies",
+        ("37.3", "44.4", "50.0", "+0.21", "-0.02", "-0.37"),
+        (*(100 * (1 - left / 4089) for left in (2563, 2274, 2046)), *(top - 76.32 for top in (76.53, 76.30, 75.95))),
+        "released models of OICSR, Li et al. 2019",
+    ),
+    (
+        "OICSR's abstract: 37.2 % fewer multiply-adds and 0.22 points more, as in its table",
+        ("37.2", "+0.22"),
+        (100 * (1 - 2563 / 4089), 76.53 - 76.32),
+        "Li et al. 2019, abstract; released models",
+    ),
+    (
+        "DepGraph gains 0.38 points on ResNet-56, from 93.53 to 93.77 %",
+        ("+0.38",),
+        (93.77 - 93.53,),
+        "VainF/Torch-Pruning",
+    ),
+    (
+        "HRank loses 0.09 points on ResNet-56, from 93.26 to 92.17 %",
+        ("-0.09",),
+        (92.17 - 93.26,),
+        "VainF/Torch-Pruning",
+    ),
+)
+"""What, its numbers as published, the same calculated from the published numbers that they are made of, source."""
+
+
+def resnet_counts(network: str) -> tuple[int, int]:
+    """Parameters and multiply-adds of one 32x32 image of a CIFAR ResNet, whole or pruned (one of ``RESNET_CUTS``).
+
+    Three stages of 16, 32 and 64 channels at 32x32, 16x16 and 8x8; two 3x3 convolutions without bias a block, nothing
+    to learn in the shortcuts, ten classes. The published parameters leave out BatchNorm's scales and shifts, and so
+    does this.
+    """
+    blocks, shares, untouched = RESNET_CUTS[network]
+    parameters, macs, before, number = 9 * 3 * 16, 9 * 3 * 16 * 32**2, 16, 1
+    for stage, share in enumerate(shares):
+        width, pixels = 16 * 2**stage, (32 // 2**stage) ** 2
+        for _ in range(blocks):
+            number += 2
+            inner = width if number - 1 in untouched else int(width * (1 - share))
+            weights = 9 * inner * (before + width)
+            parameters, macs, before = parameters + weights, macs + weights * pixels, width
+    return parameters + 64 * 10 + 10, macs + 64 * 10

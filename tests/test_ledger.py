@@ -1,18 +1,41 @@
-"""The ledger's verdicts on pruning: what records they need, and how they fall."""
+"""The ledger's verdicts: what records they need, how they fall, and what is counted."""
+
+import re
 
 import pytest
+import torch
+from torch import nn
 
-from bridgeout_lite import protocol
-from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS
+from bridgeout_lite import cost, ledger, models, protocol, published
+from bridgeout_lite.experiments import SWEEPS
+from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS, SECTIONS
 from bridgeout_lite.records import Record
 
-PROTOCOL = next(c for c in CLAIMS if "are zeroed: VGG-16, CIFAR-10" in c.claim and "CIFAR-100" not in c.claim)
-REMOVED = next(c for c in CLAIMS if "outlives real removal" in c.claim)
-FAR = next(c for c in CLAIMS if "50 to 70 % of the filters" in c.claim)
-PRICE = next(c for c in CLAIMS if c.claim.startswith("Unpruned"))
+
+def claim(*words):
+    """The first that has all these words."""
+    return next(c for c in CLAIMS if all(word in c.claim for word in words))
 
 
-def runs(gap, *, seeds=LEAST_SEEDS, methods=("none", "dropout", "bridgeout"), model="vgg11", dataset="cifar10"):
+PROTOCOL = claim("10 to 40 % of the filters are zeroed: VGG-16, CIFAR-10")
+REMOVED = claim("outlives real removal")
+FAR = claim("50 to 70 % of the filters")
+PRICE = claim("Unpruned")
+UNPRUNED = claim("Test accuracy (%) of the unpruned networks: VGG-16, CIFAR-10")
+ENDURES = claim("Share of the filters (%)", "VGG-16, CIFAR-10")
+DROPOUT = claim("Dropout's network loses more", "VGG-16, CIFAR-10")
+
+
+def runs(
+    gap,
+    *,
+    seeds=LEAST_SEEDS,
+    methods=("none", "dropout", "bridgeout"),
+    model="vgg11",
+    dataset="cifar10",
+    epochs=10,
+    width=0.25,
+):
     """Runs in which Batch Bridgeout is ahead by ``gap`` points at every share of filters and 2 behind before."""
     records = []
     for method in methods:
@@ -23,8 +46,25 @@ def runs(gap, *, seeds=LEAST_SEEDS, methods=("none", "dropout", "bridgeout"), mo
             values += [20.0 + ahead + 0.1 * seed] * 3
             curve = {"amount": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "test": values, "valid": values}
             spec = {"dataset": dataset, "model": model, "method": method, "p": 0.1, "q": 2.0, "seed": seed}
+            spec |= {"width": width, "train": None, "valid": 5000}
             pruning = {"curves": dict.fromkeys(protocol.CHOSEN_BY, curve)}
-            records.append(Record(spec | {"recipe": {"epochs": 10}}, {"pruning": pruning}, {}))
+            metrics = {"pruning": pruning, "valid_accuracy": values[0], "test_accuracy": values[0]}
+            records.append(Record(spec | {"recipe": {"epochs": epochs}}, metrics, {}))
+    return records
+
+
+def as_published(seeds=LEAST_SEEDS, network="vgg16", dataset="cifar10"):
+    """Runs of the published network and length, whose curves are the published ones give or take a little."""
+    records = []
+    for method in published.METHODS:
+        curve = published.curve(network, dataset, method)
+        for seed in range(seeds):
+            values = [a + 0.3 * (seed - 1) for a in curve["accuracy"]][:7]
+            lists = {"amount": curve["amount"].tolist()[:7], "test": values, "valid": values}
+            spec = {"dataset": dataset, "model": network, "method": method, "p": 0.1, "q": 2.0, "seed": seed}
+            spec |= {"width": 1.0, "train": None, "valid": 5000, "recipe": {"epochs": published.EPOCHS}}
+            metrics = {"pruning": {"curves": dict.fromkeys(protocol.CHOSEN_BY, lists)}}
+            records.append(Record(spec, metrics | {"valid_accuracy": values[0], "test_accuracy": values[0]}, {}))
     return records
 
 
@@ -54,13 +94,48 @@ def test_behind_or_level_is_not():
     ids=["none", "few seeds", "a method missing", "another network", "another data set"],
 )
 def test_without_the_runs_there_is_no_verdict(records):
-    assert {claim.judge(records).verdict for claim in (PROTOCOL, REMOVED, PRICE, FAR)} == {"not run"}
+    rows = (PROTOCOL, REMOVED, PRICE, FAR, UNPRUNED, ENDURES, DROPOUT)
+    assert {row.judge(records).verdict for row in rows} == {"not run"}
 
 
 def test_the_price_is_that_of_the_unpruned_network():
     found = PRICE.judge(runs(5.0))
     assert found.verdict == "reproduced in direction" and found.ours.startswith("-2.00 points")
     assert PRICE.published == "-1.14 points"
+
+
+def test_the_published_network_is_preferred_and_its_numbers_can_be_reproduced():
+    """However long smaller networks of its family were trained."""
+    records = [*runs(-5.0, epochs=1000), *as_published(), *runs(-5.0, model="vgg16", epochs=500)]
+    rows = (PROTOCOL, PRICE, UNPRUNED, ENDURES, DROPOUT)
+    verdicts = [row.judge(records).verdict for row in rows]
+    assert verdicts == ["reproduced in direction", *["reproduced"] * 3, "reproduced in direction"]
+    for row in rows:
+        assert (
+            row.judge(records).scale == "45,000 training images against 50,000, the last epoch and not the best on test"
+        )
+    assert "of three published values 3 lie in our intervals" in UNPRUNED.judge(records).reason
+    assert ENDURES.published == "Backprop 10.1; Dropout 4.8; Batch Bridgeout 39.6"
+
+
+def test_too_few_of_the_published_network_leave_the_smaller_one():
+    found = UNPRUNED.judge([*runs(5.0), *as_published(seeds=LEAST_SEEDS - 1)])
+    assert found.scale.startswith(
+        "vgg11 of 0.25 times the channels (0.58 M parameters against 14.73 M), 10 epochs against"
+    )
+    assert "weight decay 90.1" in found.ours
+
+
+def test_another_network_reproduces_in_direction_at_best():
+    records = [Record(r.spec | {"model": "vgg11"}, r.metrics, {}) for r in as_published()]
+    assert {row.judge(records).verdict for row in (PRICE, UNPRUNED, ENDURES)} == {"reproduced in direction"}
+    assert UNPRUNED.judge(runs(5.0)).verdict == "not reproduced"  # Dropout is as good as weight decay there
+    assert "2 have the published sign" in UNPRUNED.judge(runs(5.0)).reason
+
+
+def test_dropout_may_be_worse_than_nothing():
+    assert DROPOUT.judge(runs(5.0)).verdict == "not reproduced" and DROPOUT.published.startswith("-14.")
+    assert DROPOUT.judge(as_published()).ours.startswith("-14.3 points")
 
 
 def test_far_out_the_mean_over_the_shares_counts():
@@ -73,3 +148,98 @@ def test_each_published_pair_has_its_row():
     rows = [c for c in CLAIMS if "10 to 40 % of the filters are zeroed" in c.claim]
     assert len(rows) == 6 and all("Batch Bridgeout 9" in c.published or "CIFAR-100" in c.claim for c in rows)
     assert "Batch Bridgeout 92.7, 92.7, 92.7, 90.8, 87.5" in PROTOCOL.published
+
+
+def test_a_published_accuracy_needs_its_network_and_three_seeds():
+    row = claim("Test accuracy of VGG-16, without noise", "92.64 %")
+    for records in ([], runs(0.0), runs(0.0, model="vgg16"), as_published(seeds=2)):
+        assert row.judge(records).verdict == "not run"
+    found = row.judge(as_published())
+    assert found.verdict == "reproduced in direction" and found.ours == "93.81 [93.07, 94.56], n = 3"
+    assert "the published value lies below our interval; setting chosen on validation: -" in found.reason
+    assert claim("Test accuracy of VGG-16, without noise", "93.25 %").judge(as_published()).verdict == "reproduced"
+    low = runs(0.0, model="vgg16", width=1.0)
+    assert row.judge(low).verdict == "not reproduced" and "10 epochs" in row.judge(low).scale
+
+
+# ---- what is counted --------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """What Li et al. prune: the first convolution has ``inner`` filters; the shortcut learns nothing."""
+
+    def __init__(self, before, inner, after, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, inner, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(inner, after, 3, padding=1, bias=False)
+        self.stride, self.more = stride, after - before
+
+    def forward(self, x):
+        shortcut = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return self.conv2(self.conv1(x)) + shortcut
+
+
+@pytest.mark.parametrize("network", published.RESNET_CUTS)
+def test_the_counts_of_a_residual_network_are_those_of_a_real_one(network):
+    blocks, shares, untouched = published.RESNET_CUTS[network]
+    layers, before, number = [nn.Conv2d(3, 16, 3, padding=1, bias=False)], 16, 2
+    for width, share in zip((16, 32, 64), shares, strict=True):
+        for block in range(blocks):
+            inner = width if number in untouched else int(width * (1 - share))
+            layers.append(Block(before, inner, width, 2 if width > 16 and block == 0 else 1))
+            before, number = width, number + 2
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    assert cost.count(model, torch.zeros(1, 3, 32, 32)) == published.resnet_counts(network)
+
+
+def test_counting_without_weights_is_counting():
+    model = models.build_model("resnet34c", num_classes=100)
+    assert ledger._counts(lambda: models.build_model("resnet34c", num_classes=100)) == cost.count(
+        model, torch.zeros(1, 3, 32, 32)
+    )
+
+
+@pytest.mark.parametrize(("digits", "verdict"), [("14.73 M", "reproduced"), ("14.72 M", "not reproduced")])
+def test_counts_are_compared_as_they_are_rounded(digits, verdict):
+    found = ledger._counted({"parameters": digits}, lambda: {"parameters": 14_728_266})([])
+    assert found.verdict == verdict and found.ours == "14,728,266 parameters"
+
+
+def test_what_others_subtracted_wrongly_is_told():
+    assert claim("DepGraph gains").judge([]) == ledger.Finding(
+        "+0.24", "not reproduced", "calculated from the published numbers that it is made of"
+    )
+    assert claim("OICSR's table").judge([]).verdict == "reproduced"
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------
+
+
+def test_every_row_is_complete_and_tells_itself_apart():
+    assert len({c.claim for c in CLAIMS}) == len(CLAIMS) == sum(len(section.claims) for section in SECTIONS)
+    known = {*SWEEPS, "published-pruning"}
+    for row in CLAIMS:
+        assert all((row.claim, row.source, row.published, row.scale, row.command))
+        assert set(re.findall(r"bridgeout sweep ([\w-]+)", row.command)) <= known
+
+
+def test_chapter_4_has_rows_4_to_7():
+    assert [c.command for c in CLAIMS[3:7]] == ["`bridgeout sweep activation-grid`"] * 4
+    assert CLAIMS[7].claim.startswith("Language")
+
+
+def test_without_records_what_is_measured_says_not_run():
+    table = ledger.ledger_table([])
+    assert (table["ours"][table["verdict"] == "not run"] == "-").all()
+    assert set(table["section"][table["verdict"] != "not run"]) == {
+        "Noise is a penalty",
+        "Batch Bridgeout and filter pruning",
+        "Sizes of networks",
+        "Filter pruning by L1 norm",
+        "Other pruning, with training afterwards",
+        "Older theory and measures",
+    }
+    page = ledger.ledger_page([])
+    assert page.count("| verdict | ") == len(CLAIMS) and page.count("\n## ") == len(SECTIONS) + 1
+    for number, row in enumerate(CLAIMS, 1):
+        assert f"| {number} | {row.claim} | " in page and f"### {number}. {row.claim}\n" in page
