@@ -184,10 +184,11 @@ def _denser_is_better(records: list[Record]) -> Finding:
 
 @dataclasses.dataclass(frozen=True)
 class _Pruned:
-    """The runs that stand for a published network: ``rows`` of one curve, in which way they differ in ``scale``, and
-    whether it is the published network and length of training."""
+    """The runs that stand for a published network: ``rows`` of one curve, their strengths in words, in which way they
+    differ in ``scale``, and whether it is the published network and length of training."""
 
     rows: pd.DataFrame
+    settings: str
     scale: str
     same: bool
 
@@ -214,7 +215,8 @@ def _pruned(
             seeds = rows.groupby("method")["seed"].nunique()
             if all(seeds.get(method, 0) >= LEAST_SEEDS for method in METHOD_NAMES):
                 whole, epochs = rank(group)
-                return _Pruned(rows, _scale(group[0], network), whole and epochs == published.EPOCHS)
+                same = whole and epochs == published.EPOCHS
+                return _Pruned(rows, _settings(frame, rows), _scale(group[0], network), same)
     return None
 
 
@@ -259,7 +261,7 @@ def _keeps(dataset: str, network: str, curve: str) -> Judge:
             f"points of test accuracy, n = {gaps[0][3]}, Batch Bridgeout {'; '.join(lines)}",
             _DIRECTION if above == len(gaps) else "not reproduced",
             f"of {len(gaps)} intervals {above} lie above zero and {below} below; at {100 * PRUNED[-1]:.0f} % the best "
-            f"method is at {best:.1f} %; {_settings(rows)}",
+            f"method is at {best:.1f} %; {found.settings}",
             found.scale,
         )
 
@@ -281,7 +283,7 @@ def _ahead_far_out(dataset: str, network: str) -> Judge:
         return Finding(
             f"points of test accuracy, mean of 50, 60 and 70 %, n = {price[3]}, Batch Bridgeout {'; '.join(lines)}",
             _DIRECTION if all(low > 0 for _, low, _, _ in gaps.values()) else "not reproduced",
-            f"unpruned the same network is at {_points(price)} against weight decay; {_settings(rows)}",
+            f"unpruned the same network is at {_points(price)} against weight decay; {found.settings}",
             found.scale,
         )
 
@@ -300,7 +302,7 @@ def _price(dataset: str, network: str) -> Judge:
         return Finding(
             f"{mean:+.2f} points of test accuracy [{low:+.2f}, {high:+.2f}], n = {n}",
             "reproduced" if exact and high < 0 else _DIRECTION if high < 0 else "not reproduced",
-            f"at the strength that is best for the pruned network; {_settings(found.rows)}",
+            f"at the strength that is best for the pruned network; {found.settings}",
             found.scale,
         )
 
@@ -318,7 +320,7 @@ def _dropout_hurts(dataset: str, network: str) -> Judge:
         return Finding(
             f"{mean:+.1f} points of test accuracy [{low:+.1f}, {high:+.1f}], n = {n}",
             _DIRECTION if high < 0 else "not reproduced",
-            _settings(found.rows),
+            found.settings,
             found.scale,
         )
 
@@ -364,7 +366,7 @@ def _like_published(dataset: str, network: str, measure: Callable[[pd.DataFrame]
             "; ".join(words),
             "reproduced" if exact else _DIRECTION if all(kept) else "not reproduced",
             f"of three published values {len(within)} lie in our intervals; of three differences between two methods "
-            f"{sum(kept)} have the published sign with intervals that exclude zero; {_settings(found.rows)}",
+            f"{sum(kept)} have the published sign with intervals that exclude zero; {found.settings}",
             found.scale,
         )
 
@@ -376,9 +378,11 @@ def _points(gap: tuple[float, float, float, int]) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _settings(rows: pd.DataFrame) -> str:
-    chosen = rows[rows["setting"] != "-"].groupby("method")["setting"].first()
-    return "strengths chosen on validation: " + "; ".join(f"{METHOD_NAMES[str(m)]} {s}" for m, s in chosen.items())
+def _settings(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The strengths in ``rows``, and whether there was a choice among those of ``frame``."""
+    strengths = rows[rows["setting"] != "-"].groupby("method")["setting"].first()
+    how = " chosen on validation" if (frame.groupby("method")["setting"].nunique() > 1).any() else ""
+    return f"strengths{how}: " + "; ".join(f"{METHOD_NAMES[str(m)]} {s}" for m, s in strengths.items())
 
 
 def _published_curves(network: str, dataset: str) -> str:
@@ -452,7 +456,7 @@ def _pruning_claims() -> tuple[Claim, ...]:
             lambda d, n: _like_published(d, n, _unpruned),
         ),
         *rows(
-            "Share of the filters (%) that can be zeroed for 5 points of test accuracy",
+            "Share of the filters (%) that can be zeroed before 5 points of test accuracy are lost",
             digitised,
             lambda n, d: _in_words(_published_values(n, d, _endurance)),
             lambda d, n: _like_published(d, n, _endurance),
@@ -493,7 +497,7 @@ def _pruning_claims() -> tuple[Claim, ...]:
 
 def _pruning_command(network: str, dataset: str) -> str:
     small = f"`bridgeout sweep pruning-{dataset}`; at the published scale " if network == "vgg16" else ""
-    return f"{small}`bridgeout sweep published-pruning`"
+    return f"{small}`bridgeout sweep pruning-published`"
 
 
 def _published_dropout(network: str, dataset: str) -> str:
@@ -627,7 +631,7 @@ def _accuracy(model: str, dataset: str, method: str, theirs: float) -> Judge:
     """Does our longest training of this network reach the published test accuracy?"""
 
     def judge(records: list[Record]) -> Finding:
-        whole = [r for r in records if _is_whole(r, model) and not r.spec.get("cut")]
+        whole = [r for r in records if _is_whole(r, model) and not r.spec.get("cut") and "failed" not in r.metrics]
         some = [r for r in whole if (r.spec["dataset"], r.spec["method"]) == (dataset, method)]
         longest = max((r.spec["recipe"]["epochs"] for r in some), default=0)
         rows = pd.DataFrame(
@@ -647,7 +651,7 @@ def _accuracy(model: str, dataset: str, method: str, theirs: float) -> Judge:
             f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}], n = {row['n']}",
             "reproduced" if inside else _DIRECTION if row["low"] > theirs else "not reproduced",
             f"the published value lies {'in' if inside else 'below' if row['low'] > theirs else 'above'} our interval; "
-            f"setting chosen on validation: {best}",
+            f"setting: {best}",
             f"{longest} epochs of our recipe, 45,000 training images against 50,000",
         )
 
@@ -868,7 +872,7 @@ _LEFT_OUT = (
 
 def ledger_table(records: Iterable[Record]) -> pd.DataFrame:
     """One row a claim: section, claim, source, published, ours, verdict, reason, scale, command."""
-    records = list(records)
+    records = [record for record in records if "failed" not in record.metrics]  # it diverged: nothing was measured
     rows = []
     for section in SECTIONS:
         for claim in section.claims:
