@@ -195,9 +195,9 @@ def test_smoke_sweep(capsys, tmp_path):
     command = ["sweep", "smoke", "--store", str(store), "--device", "cpu"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said == f"3 of 3 runs of smoke are recorded in {store}\n"
+    assert said == f"4 of 4 runs of smoke are recorded in {store}\n"
     records = list(bl.Store(store))
-    assert [r.spec["q"] for r in records] == [1.0, 2.0, 3.0]
+    assert [r.spec["q"] for r in records] == [1.0, 2.0, 3.0, 1.5]
     assert all(r.metrics["test_accuracy"] > 20 for r in records)  # 10 % is chance
     before = store.read_bytes()
     assert main(command) == 0 and capsys.readouterr().out == said and store.read_bytes() == before

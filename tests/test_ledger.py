@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from bridgeout_lite import cost, ledger, models, protocol, published
-from bridgeout_lite.experiments import SWEEPS
 from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS, SECTIONS
 from bridgeout_lite.records import Record
+from bridgeout_lite.sweeps import SWEEPS
 
 
 def claim(*words):
