@@ -1,8 +1,9 @@
 """Training: a recipe, one loop, and a history. Small enough to read in one sitting, fast enough for two CPU cores.
 
-The whole data set sits on the device as uint8; batches are cut, augmented and normalised there. Every epoch draws
-from generators seeded by (seed, epoch), so a run resumed from the checkpoint of any epoch ends with the same bits as
-one that was never stopped, on the same machine and device.
+The whole data set sits on the device as uint8; batches are cut, augmented and normalised there. Within an epoch nothing
+that the device has computed is read back, so a GPU is never waited for. Every epoch draws from generators seeded by
+(seed, epoch), so a run resumed from the checkpoint of any epoch ends with the same bits as one that was never stopped,
+on the same machine and device.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .cudagraph import Replay, Work
 from .data import Images, Split
 from .noise import check_choice
 
@@ -139,6 +142,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    graph: bool = False,
 ) -> History:
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
 
@@ -151,17 +155,24 @@ def fit(
         checkpoint: a file that is rewritten after every epoch; if it exists the run goes on from it.
         progress: show a bar with loss, accuracy and time left (the environment variable TQDM_DISABLE hides it).
         on_epoch: called after each epoch with its row of the history.
+        graph: record forward and backward pass as a CUDA graph and replay it. Starting its hundreds of kernels one by
+            one is what a small network costs most on a GPU. The model must run the same operations at every step and
+            read no value back.
 
     Raises:
-        ValueError: fewer training images than one batch; no validation images; an unusable device.
+        ValueError: fewer training images than one batch; no validation images; an unusable device, or ``graph`` on
+            one other than CUDA.
         CheckpointError: the checkpoint is unreadable, belongs to another model, recipe, seed or data set, or cannot
             be written (found out before training starts).
+        RuntimeError: ``graph``, and the model cannot be recorded.
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: passed on, after one line that says from which epoch a second call goes on.
     """
     recipe = recipe or Recipe()
     where = pick_device(device)
     precision = pick_precision(recipe.precision, where)
+    if graph and where.type != "cuda":
+        raise ValueError(f"graph=True needs a CUDA device, got {str(where)!r}: leave graph out")
     if len(images.train) < recipe.batch_size:
         raise ValueError(
             f"{len(images.train)} training images are fewer than one batch of {recipe.batch_size}: "
@@ -178,9 +189,10 @@ def fit(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
+        fused=where.type == "cuda" or None,  # on a CPU it saves 1 % of a step, and rounds in another way
     )
     scheduler = _scheduler(optimizer, recipe, steps)
-    identity = _identity(model, images, recipe, seed, precision)
+    identity = _identity(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
     rows: list[dict[str, float]] = []
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
@@ -190,11 +202,15 @@ def fit(
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(total=recipe.epochs * steps, initial=len(rows) * steps, disable=hidden, unit="batch", leave=False)
     devices = [where] if where.type == "cuda" else []
+    learn: Work = partial(_learn, model, recipe, precision)
+    learn = Replay(learn) if graph else learn
+    # cuDNN's flags() switches it off unless told otherwise
+    cudnn = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False)
     try:
-        with bar, torch.random.fork_rng(devices), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        with bar, torch.random.fork_rng(devices), cudnn:
             for epoch in range(len(rows), recipe.epochs):
                 torch.manual_seed(_mix(seed, epoch))
-                row = _epoch(model, images, recipe, optimizer, scheduler, steps, precision, epoch, seed, bar)
+                row = _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar)
                 if path is not None:
                     _save(path, identity, model, optimizer, scheduler, [*rows, row])
                 rows.append(row)
@@ -207,13 +223,26 @@ def fit(
     return History(pd.DataFrame(rows), precision, str(where))
 
 
+def _learn(model: nn.Module, recipe: Recipe, precision: str, x: Tensor, y: Tensor) -> Tensor:
+    """Leave the gradients of one batch in the parameters; return its loss and share of hits, on the device."""
+    model.zero_grad(set_to_none=True)
+    with autocast(x.device, precision):
+        logits = model(x)
+    loss = F.cross_entropy(logits.float(), y)
+    loss.backward()
+    if recipe.clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    with torch.no_grad():
+        return torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
+
+
 def _epoch(
     model: nn.Module,
     images: Images,
     recipe: Recipe,
+    learn: Work,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    steps: int,
     precision: str,
     epoch: int,
     seed: int,
@@ -221,25 +250,18 @@ def _epoch(
 ) -> dict[str, float]:
     start = time.perf_counter()
     x, y = images.train.x, images.train.y
+    steps = len(y) // recipe.batch_size
     draws = torch.Generator(x.device).manual_seed(_mix(seed, epoch) + 1)
     order = torch.randperm(len(y), generator=draws, device=x.device)
     totals = torch.zeros(2, device=x.device)  # summed loss and hits stay on the device: no waiting inside an epoch
+    normalize = normalizer(images, x.device)
     lr = optimizer.param_groups[0]["lr"]
     model.train()
     for step in range(steps):
         index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        batch = images.normalize(augment(x[index], recipe.flip, recipe.crop, draws))
-        with autocast(x.device, precision):
-            logits = model(batch)
-        loss = F.cross_entropy(logits.float(), y[index])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        totals += learn(normalize(augment(x[index], recipe.flip, recipe.crop, draws)), y[index])
         optimizer.step()
         scheduler.step()
-        with torch.no_grad():
-            totals += torch.stack([loss.detach(), (logits.argmax(1) == y[index]).float().mean()])
         bar.update()
     train_loss, train_hits = (totals / steps).tolist()
     seconds = time.perf_counter() - start
@@ -279,10 +301,11 @@ def evaluate(
     loss, hits = torch.zeros((), device=device), torch.zeros((), device=device)
     was_training = model.training
     model.eval()
+    normalize = normalizer(images, device)
     for start in range(0, len(part), batch_size):
         x, y = (t[start : start + batch_size].to(device) for t in (part.x, part.y))
         with autocast(device, precision):
-            logits = model(images.normalize(x)).float()
+            logits = model(normalize(x)).float()
         loss += F.cross_entropy(logits, y, reduction="sum")
         hits += (logits.argmax(1) == y).sum()
     model.train(was_training)
@@ -299,8 +322,22 @@ def augment(x: Tensor, flip: bool, crop: int, generator: torch.Generator | None 
         x = windows[torch.arange(n, device=x.device), :, shift[0], shift[1]]
     if flip:
         mirrored = torch.rand(n, generator=generator, device=x.device) < 0.5
-        x = torch.where(mirrored.view(n, 1, 1, 1), x.flip(3), x)
+        x = x + (x.flip(3) - x) * mirrored.view(n, 1, 1, 1).to(x.dtype)  # exact modulo 256; torch.where takes longer
     return x
+
+
+def normalizer(images: Images, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """``images.normalize`` for batches on ``device``, to the bit, but in a third of the time: the constants are sent
+    there once, and a row of pixels lies in one piece beside a row of them."""
+    mean, std = (torch.tensor(moment, device=device) for moment in (images.mean, images.std))
+
+    def normalize(x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(n, height, width * channels).to(torch.float32, copy=True)
+        rows.sub_(mean.repeat(width)).div_(std.repeat(width))
+        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+    return normalize
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -22,6 +22,7 @@ FLOORS = {
     "data": 0,
     "records": 0,
     "published": 0,
+    "cudagraph": 0,
     "tv_compat": 0,
     "layers": 1,
     "theory": 1,

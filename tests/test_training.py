@@ -1,5 +1,6 @@
 """Training: the recipe does what it says, the same seed gives the same bits, and a killed run loses nothing."""
 
+import contextlib
 import dataclasses
 import errno
 import math
@@ -17,11 +18,13 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError, Recipe, training
+from bridgeout_lite.cudagraph import Replay
 from bridgeout_lite.data import Images, Split
-from bridgeout_lite.training import augment, evaluate, fit, pick_device, pick_precision
+from bridgeout_lite.training import augment, evaluate, fit, normalizer, pick_device, pick_precision
 
 QUICK = Recipe(epochs=3, batch_size=64, lr=0.05, precision="float32")
 
@@ -700,6 +703,159 @@ def test_progress_bar(digits, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+class WaitsForADevice(TorchDispatchMode):
+    """Counts the operations for which a GPU would be waited for: a value read back, a shape that depends on values,
+    numbers sent from Python."""
+
+    NAMES = ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "lift_fresh", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in self.NAMES or by_mask:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_no_step_waits_for_the_device(digits, schedule, clip):
+    seen = []
+    for batch_size in (128, 32):  # 2 and 8 steps
+        recipe = Recipe(epochs=2, batch_size=batch_size, schedule=schedule, clip=clip, precision="bfloat16")
+        with WaitsForADevice() as waits:
+            train(build(), digits, recipe)
+        seen.append(waits.seen)
+    assert seen[0] == seen[1] and {"item", "lift_fresh"} <= set(seen[0])  # what there is comes once an epoch
+
+
+def test_cudnn_stays_switched_on(digits):
+    flags, model = set(), build()
+    cudnn = torch.backends.cudnn
+    model.register_forward_hook(lambda *_: flags.add((cudnn.enabled, cudnn.deterministic, cudnn.benchmark)))
+    before = cudnn.deterministic
+    train(model, digits)
+    assert flags == {(True, True, False)} and cudnn.deterministic is before
+
+
+class FakeGraph:
+    """A CUDA graph as far as a CPU can play one: recording does not run anything, replaying does."""
+
+    last = None
+
+    def __init__(self):
+        FakeGraph.last, self.recorded = self, []
+
+    def __enter__(self):
+        Summing.recording = self
+
+    def __exit__(self, *_):
+        Summing.recording = None
+
+    def replay(self):
+        for run in self.recorded:
+            run()
+
+
+class Summing:
+    """Work on places in memory, for :class:`FakeGraph`."""
+
+    recording = None
+
+    def __init__(self):
+        self.out, self.shown = torch.zeros(1), []
+
+    def __call__(self, x, y):
+        def run():
+            self.shown.append((x.tolist(), y.tolist()))
+            self.out.copy_(x.sum() + y.sum())
+
+        if self.recording is not None:
+            self.recording.recorded.append(run)
+        else:
+            run()
+        return self.out
+
+
+def test_replay_shows_every_batch_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    aside = type("Stream", (), {"__init__": lambda *_: None, "wait_stream": lambda *_: None})
+    monkeypatch.setattr(torch.cuda, "Stream", aside)
+    monkeypatch.setattr(torch.cuda, "current_stream", aside)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    work = Summing()
+    replay = Replay(work)
+    batches = [(torch.full((2,), k), torch.full((2,), 10 * k)) for k in range(Replay.WARM + 4)]
+    sums = [float(replay(x, y)) for x, y in batches]
+    assert sums == [22.0 * k for k in range(Replay.WARM + 4)]
+    assert work.shown == [(x.tolist(), y.tolist()) for x, y in batches]
+    assert len(FakeGraph.last.recorded) == 1  # recorded once, replayed from then on
+    assert batches[Replay.WARM][0].tolist() == [Replay.WARM] * 2  # the caller's own tensors are left alone
+
+    def unfit(x, y):
+        if Summing.recording is not None:
+            raise RuntimeError("not permitted when stream is capturing\nand so on")
+
+    replay = Replay(unfit)
+    with pytest.raises(RuntimeError) as error:
+        for x, y in batches:
+            replay(x, y)
+    message = "the step cannot be recorded as a CUDA graph (not permitted when stream is capturing): leave graph out"
+    assert one_line(error) == message
+
+
+def test_a_graph_needs_cuda(digits, tmp_path):
+    model = build()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError) as error:
+        train(model, digits, graph=True, checkpoint=tmp_path / "run.pt")
+    assert one_line(error) == "graph=True needs a CUDA device, got 'cpu': leave graph out"
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items()) and os.listdir(tmp_path) == []
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
+@pytest.mark.parametrize("make", [build, noisy])
+def test_on_cuda_a_graph_gives_the_same_bits_and_resumes(digits, tmp_path, make):
+    options = {"recipe": dataclasses.replace(QUICK, batch_size=16, precision="bfloat16"), "device": "cuda"}
+    models = [make() for _ in range(3)]
+    plain = train(models[0], digits, **options)
+    graph = train(models[1], digits, graph=True, **options)
+    assert same_history(plain, graph) and same_bits(models[0], models[1])
+    Stop(models[2], ctrl_c, epoch=0, step=Replay.WARM)  # while it is recorded: later the hook is not called
+    with pytest.raises(KeyboardInterrupt):
+        train(models[2], digits, graph=True, checkpoint=tmp_path / "run.pt", **options)
+    resumed = make()
+    again = train(resumed, digits, graph=True, checkpoint=tmp_path / "run.pt", **options)
+    assert same_history(again, graph) and same_bits(resumed, models[1])
+
+
+@needs_cuda
+@pytest.mark.parametrize("make", [build, noisy])
+def test_on_cuda_no_step_waits(digits, make):
+    model = make()
+
+    def forbid(kind):
+        torch.cuda.set_sync_debug_mode(kind)
+
+    Stop(model, lambda: forbid("error"), epoch=1, step=0)
+    Stop(model, lambda: forbid("default"), epoch=1, step=3)
+    try:
+        train(model, digits, device="cuda")
+    finally:
+        forbid("default")
+
+
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
@@ -750,6 +906,16 @@ def test_flip_alone_and_crop_alone():
     assert (as_is ^ mirrored).all() and 0 < mirrored.sum() < 64  # all alike: probability 1e-19
     cropped = augment(x, False, 3, torch.Generator().manual_seed(0))
     assert (cropped == 0).any() and not torch.equal(cropped, x)
+
+
+def test_normalizer_is_that_of_the_images_to_the_bit(digits):
+    normalize, before = normalizer(digits, torch.device("cpu")), digits.train.x.clone()
+    for x in (digits.train.x[:7], digits.train.x[:7, :, 3:, 5:], digits.train.x[:1].to(torch.float32)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            out, expected = normalize(x.contiguous(memory_format=layout)), digits.normalize(x)
+            assert torch.equal(out, expected) and out.dtype == torch.float32
+            assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(digits.train.x, before)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
