@@ -4,6 +4,7 @@ from . import (
     cost,
     experiments,
     figures,
+    language,
     ledger,
     notebook,
     protocol,
@@ -12,6 +13,7 @@ from . import (
     records,
     sparsity,
     sweeps,
+    text,
     theory,
 )
 from .data import Corpus, DataError, Images, load_images, load_text
@@ -49,6 +51,7 @@ __all__ = [
     "experiments",
     "figures",
     "fit",
+    "language",
     "ledger",
     "load_images",
     "load_text",
@@ -63,5 +66,6 @@ __all__ = [
     "sparsity",
     "sweep",
     "sweeps",
+    "text",
     "theory",
 ]

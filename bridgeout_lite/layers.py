@@ -33,16 +33,25 @@ class Sparseout(nn.Module):
         True
     """
 
-    def __init__(self, p: float = 0.5, q: float = 2.0, *, form: str = "odd", gradient: str = "exact") -> None:
+    def __init__(
+        self,
+        p: float = 0.5,
+        q: float = 2.0,
+        *,
+        form: str = "odd",
+        gradient: str = "exact",
+        shared: int | None = None,
+    ) -> None:
         super().__init__()
         self.p, self.q = check_noise(p, q, form, gradient)
-        self.form, self.gradient = form, gradient
+        self.form, self.gradient, self.shared = form, gradient, shared
 
     def forward(self, x: Tensor) -> Tensor:
-        return sparseout(x, self.p, self.q, self.training, form=self.form, gradient=self.gradient)
+        return sparseout(x, self.p, self.q, self.training, form=self.form, gradient=self.gradient, shared=self.shared)
 
     def extra_repr(self) -> str:
-        return f"p={self.p:g}, q={self.q:g}, form={self.form!r}, gradient={self.gradient!r}"
+        knobs = f"p={self.p:g}, q={self.q:g}, form={self.form!r}, gradient={self.gradient!r}"
+        return knobs if self.shared is None else f"{knobs}, shared={self.shared}"
 
 
 class Bridgeout(nn.Module):
@@ -155,6 +164,7 @@ def attach_sparseout(
     *,
     form: str = "odd",
     gradient: str = "exact",
+    shared: int | None = None,
     where: Where | None = None,
 ) -> nn.Module:
     """Pass the output of every module that ``where(name, module)`` picks (default: every nonlinearity) through a
@@ -168,7 +178,9 @@ def attach_sparseout(
         if hasattr(module, "sparseout"):
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
     for _, module in picked:
-        module.add_module("sparseout", Sparseout(p, q, form=form, gradient=gradient).train(module.training))
+        module.add_module(
+            "sparseout", Sparseout(p, q, form=form, gradient=gradient, shared=shared).train(module.training)
+        )
         module._bridgeout_hook = module.register_forward_hook(_through_sparseout)  # type: ignore[assignment]
     return model
 

@@ -101,6 +101,7 @@ def sparseout(
     *,
     form: str = "odd",
     gradient: str = "exact",
+    shared: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Perturb activations by zero-mean noise of variance :math:`|x|^q\,p/(1-p)`, each element on its own.
@@ -118,13 +119,15 @@ def sparseout(
         gradient: ``"exact"`` differentiates through :math:`|x|^{q/2}`; ``"constant"`` treats the factor
             :math:`|x|^{q/2-1}\xi` as a constant, as the released backward does, which makes the pull of the penalty
             2/q times as strong.
+        shared: a dimension along which all elements get the same :math:`\xi`, such as the time steps of a sequence;
+            None draws one for every element.
         generator: source of the random draws, on the device of ``x``; None is torch's global one.
 
     Returns:
         A tensor of the shape, dtype, device and memory layout of ``x``. Half-precision input is worked on in float32.
 
     Raises:
-        ValueError: p, q, form or gradient outside what is allowed.
+        ValueError: p, q, form, gradient or shared outside what is allowed.
         DtypeError: ``x`` is not a floating-point tensor.
 
     Example:
@@ -135,9 +138,11 @@ def sparseout(
     """
     p, q = check_noise(p, q, form, gradient)
     _check_tensor(x, "x")
+    if shared is not None and not -x.dim() <= shared < x.dim():
+        raise ValueError(f"shared must be a dimension of x, from {-x.dim()} to {x.dim() - 1}, or None; got {shared!r}")
     if not training or p == 0.0:
         return x
-    return _perturb(x, p, q, form, gradient, None, generator)
+    return _perturb(x, p, q, form, gradient, None, generator, shared)
 
 
 def bridgeout(
@@ -253,14 +258,25 @@ def _check_tensor(x: Any, name: str) -> None:
 
 
 def _perturb(
-    x: Tensor, p: float, q: float, form: str, gradient: str, target: Tensor | None, generator: torch.Generator | None
+    x: Tensor,
+    p: float,
+    q: float,
+    form: str,
+    gradient: str,
+    target: Tensor | None,
+    generator: torch.Generator | None,
+    shared: int | None = None,
 ) -> Tensor:
     if x.numel() == 0:
         return x.clone()
     if not _is_dense(x):
         x = x.clone()  # dense, in the memory order of x
     # the mask lies in memory as x does, so both can be walked as flat arrays
-    keep = keep_mask(x, p, generator)
+    if shared is None:
+        keep = keep_mask(x, p, generator)
+    else:
+        one = x.narrow(shared, 0, 1)
+        keep = _flat(keep_mask(one, p, generator).view(one.shape).expand(x.shape), x)
     if target is not None:
         target = _flat(target, x).view(torch.uint8)  # torch multiplies by bytes many times as fast as by booleans
     out: Tensor = _Perturb.apply(x, keep, target, p, q, form, gradient)

@@ -191,36 +191,78 @@ def fit(
         weight_decay=recipe.weight_decay,
         fused=where.type == "cuda" or None,  # on a CPU it saves 1 % of a step, and rounds in another way
     )
-    scheduler = _scheduler(optimizer, recipe, steps)
-    identity = _identity(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
+    scheduler = make_scheduler(optimizer, recipe, steps)
+    identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
+    learn: Work = partial(_learn, model, recipe, precision)
+    learn = Replay(learn) if graph else learn
+
+    def one_epoch(epoch: int, bar: Any) -> dict[str, float]:
+        return _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar)
+
+    rows = run_epochs(
+        one_epoch,
+        (model, optimizer, scheduler),
+        identity,
+        epochs=recipe.epochs,
+        steps=steps,
+        seed=seed,
+        device=where,
+        checkpoint=checkpoint,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+    return History(pd.DataFrame(rows), precision, str(where))
+
+
+def run_epochs(
+    one_epoch: Callable[[int, Any], dict[str, float]],
+    trained: tuple[Any, Any, Any],
+    identity: dict[str, str],
+    *,
+    epochs: int,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: bool,
+    on_epoch: Callable[[dict[str, float]], None] | None,
+) -> list[dict[str, float]]:
+    """What every kind of training shares: call ``one_epoch(epoch, bar)`` for each epoch that ``checkpoint`` lacks, with
+    torch's generator seeded by (seed, epoch), and keep its row.
+
+    Args:
+        one_epoch: trains for one epoch, updates the bar once a step, returns the epoch's row of the history.
+        trained: model, optimizer and scheduler: what a checkpoint holds.
+        identity: from :func:`identify`.
+        epochs, steps: of the training; steps in an epoch.
+        seed, device, checkpoint, progress, on_epoch: as for :func:`fit`.
+    """
     rows: list[dict[str, float]] = []
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
-        rows = _restore(path, identity, model, optimizer, scheduler, where)
+        rows = _restore(path, identity, *trained, device)
     elif path is not None:
-        _save(path, identity, model, optimizer, scheduler, rows)
+        _save(path, identity, *trained, rows)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    bar = tqdm(total=recipe.epochs * steps, initial=len(rows) * steps, disable=hidden, unit="batch", leave=False)
-    devices = [where] if where.type == "cuda" else []
-    learn: Work = partial(_learn, model, recipe, precision)
-    learn = Replay(learn) if graph else learn
+    bar = tqdm(total=epochs * steps, initial=len(rows) * steps, disable=hidden, unit="batch", leave=False)
+    devices = [device] if device.type == "cuda" else []
     # cuDNN's flags() switches it off unless told otherwise
     cudnn = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False)
     try:
         with bar, torch.random.fork_rng(devices), cudnn:
-            for epoch in range(len(rows), recipe.epochs):
+            for epoch in range(len(rows), epochs):
                 torch.manual_seed(_mix(seed, epoch))
-                row = _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar)
+                row = one_epoch(epoch, bar)
                 if path is not None:
-                    _save(path, identity, model, optimizer, scheduler, [*rows, row])
+                    _save(path, identity, *trained, [*rows, row])
                 rows.append(row)
                 if on_epoch is not None:
                     on_epoch(dict(row))
     except KeyboardInterrupt:
         kept = f"run the same call again to go on from epoch {len(rows) + 1}" if path else "no checkpoint was asked for"
-        print(f"interrupted in epoch {len(rows) + 1} of {recipe.epochs}: {kept}", file=sys.stderr)
+        print(f"interrupted in epoch {len(rows) + 1} of {epochs}: {kept}", file=sys.stderr)
         raise
-    return History(pd.DataFrame(rows), precision, str(where))
+    return rows
 
 
 def _learn(model: nn.Module, recipe: Recipe, precision: str, x: Tensor, y: Tensor) -> Tensor:
@@ -345,7 +387,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
     library, total = torch.optim.lr_scheduler, recipe.epochs * steps
     if recipe.schedule == "onecycle":
         rise = max(0.2, 2 / (total + 1))  # at least one step up: OneCycleLR divides by their number
@@ -363,14 +407,15 @@ def _mix(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:6], "little")
 
 
-def _identity(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision: str) -> dict[str, str]:
-    """What must be the same for a checkpoint to fit; repr(model) includes the noise attached to it."""
+def identify(model: nn.Module, data: Any, recipe: Any, seed: int, precision: str) -> dict[str, str]:
+    """What must be the same for a checkpoint to fit: ``data`` has a name and a checksum, and repr(model) includes the
+    noise attached to it."""
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     return {
         "model": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
         "recipe": f"{recipe} in {precision}",
         "seed": str(seed),
-        "data": f"{images.name} {images.checksum}",
+        "data": f"{data.name} {data.checksum}",
     }
 
 

@@ -212,7 +212,7 @@ def test_schedules(digits, schedule, expected):
 @pytest.mark.parametrize("steps", range(1, 11))
 def test_schedules_of_very_short_runs(schedule, steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
-    scheduler, rates = training._scheduler(optimizer, Recipe(epochs=steps, lr=PEAK, schedule=schedule), 1), []
+    scheduler, rates = training.make_scheduler(optimizer, Recipe(epochs=steps, lr=PEAK, schedule=schedule), 1), []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
