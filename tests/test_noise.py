@@ -892,3 +892,25 @@ def test_a_tensor_with_noise_can_be_copied_and_stepped():
     bl.bridgeout(w, 0.5, 1.0).square().sum().backward()
     optimizer.step()
     assert (w.detach() != before).any()
+
+
+# --- one draw for a whole dimension -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [0, 1, -1])
+@pytest.mark.parametrize("q", [1.0, 2.0])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shared_noise_is_one_draw_along_a_dimension(shared, q, order):
+    x = (torch.rand(6, 20, 10) + 0.5).permute(order).requires_grad_()
+    y = bl.sparseout(x, 0.3, q, shared=shared, generator=torch.Generator().manual_seed(0))
+    xi = ((y - x) / x ** (q / 2)).detach()
+    first = xi.narrow(shared, 0, 1)
+    torch.testing.assert_close(xi, first.expand_as(xi), atol=1e-5, rtol=1e-5)
+    assert {round(v, 3) for v in first.flatten().tolist()} == {-1.0, round(0.3 / 0.7, 3)}
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope, 1 + q / 2 * x.detach() ** (q / 2 - 1) * xi)
+
+
+def test_shared_must_be_a_dimension():
+    with pytest.raises(ValueError, match="shared must be a dimension of x, from -2 to 1"):
+        bl.sparseout(torch.ones(2, 2), shared=2)
