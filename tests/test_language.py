@@ -383,3 +383,23 @@ def test_experiments_that_cannot_be(bad):
 def test_tokens_of_another_text(tokens):
     with pytest.raises(ValueError, match="asks for 'python-manual' but the tokens given are 'verse'"):
         run_language(SMALL, tokens, device="cpu", progress=False)
+
+
+def test_the_sweep_names_every_run_once():
+    runs = language.language_model()
+    assert len({fingerprint(run.spec) for run in runs}) == len(runs)
+    search = [run for run in runs if run.seed == 0 and run.train]
+    assert len(search) == 2 * (1 + len(language.SEARCHED_Q) * len(language.SEARCHED_P))
+    for seed in (1, 2):
+        again = {(run.model, run.q): run.p for run in runs if run.seed == seed and run.method == "sparseout"}
+        assert again == language.TUNED_P
+
+
+def test_p_is_tuned_on_validation_loss():
+    def record(experiment, loss):
+        return bl.Record(experiment.spec, {"valid_loss": loss, "test_loss": -loss}, {})
+
+    runs = [run for run in language.language_model() if run.q == 1.5 and run.seed == 0 and run.model == "lstm"]
+    records = [record(run, abs(run.p - 0.4)) for run in runs]
+    records += [record(dataclasses.replace(runs[0], seed=1), -9.0), record(dataclasses.replace(runs[0], width=8), -9.0)]
+    assert language.tuned(records) == {("lstm", 1.5): 0.4}
