@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from .experiments import Experiment
+from .language import language_model
 from .training import Recipe
 
 # Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers,
@@ -134,5 +135,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "pruning-cifar100": pruning_cifar100,
     "pruning-published": pruning_published,
     "pruning-shortened": partial(pruning_published, 30),
+    "language-model": language_model,
     "smoke": smoke,
 }
