@@ -73,9 +73,12 @@ def use_style() -> None:
     )
 
 
-def panels(count: int = 1, *, width: float = 7.2, height: float = 3.2, **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure with ``count`` axes side by side: ``(figure, axes)``; one axes comes bare, more as an array."""
-    return plt.subplots(1, count, figsize=(width, height), **kwargs)
+def panels(
+    count: int = 1, *, rows: int = 1, width: float = 7.2, height: float = 3.2, **kwargs: Any
+) -> tuple[Figure, Any]:
+    """A figure with ``count`` axes in so many rows: ``(figure, axes)``; one axes comes bare, more as a flat array."""
+    fig, axes = plt.subplots(rows, count // rows, figsize=(width, height), **kwargs)
+    return fig, axes if count == 1 else axes.ravel()
 
 
 def band(ax: Axes, x: ArrayLike, mean: ArrayLike, low: ArrayLike, high: ArrayLike, **kwargs: Any) -> None:

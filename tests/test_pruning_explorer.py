@@ -321,8 +321,8 @@ def test_studies_are_told_apart_by_what_differs():
     records = [*comparison(1), *comparison(1, epochs=30), *comparison(1, dataset="cifar100"), made_up(width=1.0)]
     figure = PruningExplorer([*records, Record({"dataset": "cifar10"}, {"layers": {}}, {})])
     assert list(unpack(figure)) == [
-        "CIFAR-10, vgg11 × 0.25, epochs 10",
-        "CIFAR-10, vgg11 × 0.25, epochs 30",
+        "CIFAR-10, vgg11 × 0.25, 10 epochs",
+        "CIFAR-10, vgg11 × 0.25, 30 epochs",
         "CIFAR-100, vgg11 × 0.25",
         "CIFAR-10, vgg11",
     ]
@@ -330,7 +330,7 @@ def test_studies_are_told_apart_by_what_differs():
     figure.study = "CIFAR-10, vgg11"  # where it is not recorded
     assert state(figure) == ("Batch Bridgeout", 0.1, 1.5, EVERYTHING)
     short = [made_up("none", 0.0, 2.0, epochs=2), *comparison(1)]  # the richest study comes first
-    assert PruningExplorer(short).study == "CIFAR-10, vgg11 × 0.25, epochs 10"
+    assert PruningExplorer(short).study == "CIFAR-10, vgg11 × 0.25, 10 epochs"
     twice = PruningExplorer([made_up(), made_up()])
     assert unpack(twice)[FIRST_NAME]["settings"][0]["seeds"] == [0]
 

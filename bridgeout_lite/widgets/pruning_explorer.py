@@ -122,7 +122,7 @@ def _named(specs: list[dict[str, Any]]) -> Iterator[str]:
     for spec in specs:
         twins = [other for other in specs if short(other) == short(spec)]
         differ = [k for k in spec if any(other.get(k) != spec[k] for other in twins)]
-        yield short(spec) + "".join(f", {k} {spec[k]}" for k in differ)
+        yield short(spec) + "".join(f", {spec[k]} epochs" if k == "epochs" else f", {k} {spec[k]}" for k in differ)
 
 
 def _studies(records: Iterable[Record]) -> dict[str, _Study]:
