@@ -72,6 +72,7 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/bridgeout.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/figures.py
 
 clean:  ## remove the built book (not the environment)

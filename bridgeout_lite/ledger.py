@@ -739,8 +739,8 @@ _GRID = (
 _CONVOLUTIONS = ("relu1", "relu2", "relu3", "relu4")
 _THEORY = "none: the claim is mathematical"
 
-# Chapter 4 calls its verdicts rows 4 to 7: what is new goes behind them.
-SECTIONS = (
+# All claims, in the order of the page. Chapter 4 calls its verdicts rows 4 to 7: what is new goes behind them.
+SECTIONS: tuple[Section, ...] = (
     Section(
         "Noise is a penalty",
         "Checked by exact computation each time this page is written.",
@@ -857,7 +857,6 @@ SECTIONS = (
         ),
     ),
 )
-"""All claims, in the order of the page."""
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
 

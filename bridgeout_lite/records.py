@@ -84,9 +84,9 @@ class Store:
     Args:
         path: the ``.jsonl`` file; it and its folder are created on the first append.
 
-    Raises (every method that reads or writes):
-        NewerFormatError: a line is a record of a newer format than ``FORMAT``; nothing is written.
-        StoreError: the file cannot be read, or not be written; it is as it was before.
+    Raises:
+        NewerFormatError: by whatever reads or writes: a line is a record of a newer format than ``FORMAT``.
+        StoreError: the file cannot be read, or not be written. It is as it was before, with both.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
