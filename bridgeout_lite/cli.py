@@ -171,8 +171,9 @@ def _train(arguments: argparse.Namespace) -> int:
     metrics = record.metrics
     print(f"validation accuracy {metrics['valid_accuracy']:.2f} %, test accuracy {metrics['test_accuracy']:.2f} %")
     print(f"{record.provenance['seconds']:.0f} s on {record.provenance['device']}")
-    if arguments.store:  # last: if it cannot be written, the results are on the screen at least
-        Store(arguments.store).append(record)
+    # last: if it cannot be written, the results are on the screen at least
+    if arguments.store and not Store(arguments.store).append(record):
+        print(f"{arguments.store} has a record of this experiment already: nothing was added")
     return 0
 
 
