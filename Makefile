@@ -73,6 +73,7 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/bridgeout.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/figures.py
 
 clean:  ## remove the built book (not the environment)
