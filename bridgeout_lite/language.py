@@ -543,8 +543,8 @@ def language_model() -> list[LanguageExperiment]:
     LSTM and 4 of the transformer: without noise both then stand at about their best validation perplexity.
 
     First both models without noise and over ``SEARCHED_Q`` and ``SEARCHED_P``, with one seed; then each q at its
-    ``TUNED_P`` with two more seeds. Last one LSTM with Dropout on all
-    training words, of a size for which perplexities are published: 200 units, 2 layers, tied, p = 0.2, 6 epochs.
+    ``TUNED_P`` with two more seeds. Last one LSTM with Dropout on all training words, of a size for which perplexities
+    are published: 200 units, 2 layers, p = 0.2, 6 epochs.
     """
     small: dict[str, Any] = {"vocabulary": 4000, "train": 40_000, "valid": 15_000}
     recipe = LanguageRecipe(epochs=10, batch_size=10)
