@@ -1,6 +1,6 @@
 """The in-page figures: from a slider event to the painted frame, and what a page with figures weighs.
 
-python benchmarks/figures.py [--events 100]
+python benchmarks/figures.py [--events 100] [--figure PruningExplorer]
 
 Each slider of each figure (tests/gallery.py) gets real key presses, through the browser's own input, one after the
 other with pauses of irregular length, so that they fall anywhere between two frames.
@@ -56,11 +56,12 @@ def spent(devtools) -> float:
     return 1e3 * next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
 
-def speed(browser, events: int) -> None:
+def speed(browser, names: list[str], events: int) -> None:
     print("| figure | slider | event to frame: median | p95 | processor time: median | p95 |")
     print("|---|---|---|---|---|---|")
     rng = random.Random(0)
-    for name, shown in GALLERY.items():
+    for name in names:
+        shown = GALLERY[name]
         with tempfile.TemporaryDirectory() as folder:
             figure = shown.make()
             page, _, _ = visit(browser, still_page(figure, folder=Path(folder)))
@@ -118,9 +119,10 @@ def weight(browser) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100)
+    parser.add_argument("--figure", nargs="+", default=[*GALLERY], choices=[*GALLERY], help="measure these alone")
     arguments = parser.parse_args()
     with chromium() as browser:
-        speed(browser, arguments.events)
+        speed(browser, arguments.figure, arguments.events)
         print()
         weight(browser)
 

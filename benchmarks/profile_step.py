@@ -1,11 +1,13 @@
 """Where the time of a training step goes, against the least it could take.
 
-    python benchmarks/profile_step.py [--model smallcnn:1 vgg11:0.25] [--precision bfloat16]
+    python benchmarks/profile_step.py [--model smallcnn:1 vgg11:0.25] [--precision bfloat16] [--tried]
 
 One CPU thread and processor time, so other programs on the machine disturb little. The floor is what the multiply-adds
 alone would take at the best rate that a large matrix product or convolution reaches here: forward once, backward twice
 (gradients of the weights and of the inputs). Steps are those of fit(), 128 images; the parts of forward and backward
 pass are torch.profiler's shares. Evaluation is the share that 5,000 validation images add to an epoch of 45,000.
+
+With ``--tried``, instead: the step in other ways, as ratios to the way it is.
 """
 
 import argparse
@@ -101,13 +103,51 @@ def profile(name: str, width: float, precision: str, rate: float, images: bl.dat
     print(f"| {' | '.join(row + [f'{100 * share:.1f} %' for share in cells])} |", flush=True)
 
 
+def tried(name: str, width: float, precision: str, images: bl.data.Images) -> None:
+    normalize, recipe = normalizer(images, torch.device("cpu")), bl.Recipe(precision=precision)
+    x, y = normalize(images.train.x[:BATCH]), images.train.y[:BATCH]
+
+    def learns(layout: torch.memory_format, change: Callable[[torch.nn.Module], torch.nn.Module]) -> float:
+        model = change(bl.build_model(name, width=width).to(memory_format=layout))  # type: ignore[call-overload]
+        batch = x.contiguous(memory_format=layout)
+        return seconds(lambda: _learn(model, recipe, precision, batch, y))
+
+    def optimizes(fused: bool | None) -> float:
+        model = bl.build_model(name, width=width)
+        _learn(model, recipe, precision, x, y)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused
+        )
+        return seconds(optimizer.step)
+
+    def same(model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+    learn, optimize = learns(torch.channels_last, same), optimizes(None)
+    others = {
+        "channels first": learns(torch.contiguous_format, same) + optimize,
+        "torch.compile": learns(torch.channels_last, torch.compile) + optimize,
+        "fused SGD": learn + optimizes(True),
+    }
+    for way, step in others.items():
+        print(f"| {name}, width {width:g} | {precision} | {way} | {step / (learn + optimize):.2f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["smallcnn:1", "vgg11:0.25", "vgg16:1"], help="NAME:WIDTH ...")
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--tried", action="store_true")
     arguments = parser.parse_args()
+    networks = [(name, float(width or 1)) for name, _, width in (chosen.partition(":") for chosen in arguments.model)]
     torch.set_num_threads(1)
     images = bl.load_images("auto", train=1000, valid=500, test=10)
+    if arguments.tried:
+        print("| network | precision | another way | times the step as it is |\n|---|---|---|---|")
+        for name, width in networks:
+            for precision in arguments.precision:
+                tried(name, width, precision, images)
+        return
     best = {}
     print("| multiply-adds a second | matrix product | convolution |\n|---|---|---|")
     for precision in arguments.precision:
@@ -116,10 +156,9 @@ def main() -> None:
         print(f"| {precision} | {' | '.join(f'{rate / 1e9:.0f} G' for rate in measured.values())} |", flush=True)
     head = ["network", "precision", "step", "floor", "step / floor", "data", *KINDS, "rest", "optimizer", "evaluation"]
     print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for chosen in arguments.model:
-        name, _, width = chosen.partition(":")
+    for name, width in networks:
         for precision in arguments.precision:
-            profile(name, float(width or 1), precision, best[precision], images)
+            profile(name, width, precision, best[precision], images)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def fit(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=where.type == "cuda" or None,  # on a CPU it saves 1 % of a step, and rounds in another way
+        fused=where.type == "cuda" or None,  # on a CPU it saves 1 or 2 % of a step, and rounds in another way
     )
     scheduler = make_scheduler(optimizer, recipe, steps)
     identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
