@@ -72,7 +72,10 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/bridgeout.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/profile_step.py
+	$(BIN)/python benchmarks/airbench.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/figures.py
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite.training import _learn, augment, evaluate, normalizer
+from bridgeout_lite.training import _learn, augment, evaluate
 
 BATCH, TRAIN, VALID = 128, 45_000, 5_000
 
@@ -73,7 +73,7 @@ def profile(name: str, width: float, precision: str, rate: float, images: bl.dat
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = bl.Recipe(precision=precision)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    draws, normalize = torch.Generator().manual_seed(0), normalizer(images, torch.device("cpu"))
+    draws, normalize = torch.Generator().manual_seed(0), images.normalizer("cpu")
     index = torch.randperm(len(images.train), generator=draws)[:BATCH]
 
     def data() -> torch.Tensor:
@@ -104,7 +104,7 @@ def profile(name: str, width: float, precision: str, rate: float, images: bl.dat
 
 
 def tried(name: str, width: float, precision: str, images: bl.data.Images) -> None:
-    normalize, recipe = normalizer(images, torch.device("cpu")), bl.Recipe(precision=precision)
+    normalize, recipe = images.normalizer("cpu"), bl.Recipe(precision=precision)
     x, y = normalize(images.train.x[:BATCH]), images.train.y[:BATCH]
 
     def learns(layout: torch.memory_format, change: Callable[[torch.nn.Module], torch.nn.Module]) -> float:

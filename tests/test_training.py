@@ -24,7 +24,7 @@ import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError, Recipe, training
 from bridgeout_lite.cudagraph import Replay
 from bridgeout_lite.data import Images, Split
-from bridgeout_lite.training import augment, evaluate, fit, normalizer, pick_device, pick_precision
+from bridgeout_lite.training import augment, evaluate, fit, pick_device, pick_precision
 
 QUICK = Recipe(epochs=3, batch_size=64, lr=0.05, precision="float32")
 
@@ -908,12 +908,13 @@ def test_flip_alone_and_crop_alone():
     assert (cropped == 0).any() and not torch.equal(cropped, x)
 
 
-def test_normalizer_is_that_of_the_images_to_the_bit(digits):
-    normalize, before = normalizer(digits, torch.device("cpu")), digits.train.x.clone()
+def test_normalizer_against_the_formula_to_the_bit(digits):
+    normalize, before = digits.normalizer("cpu"), digits.train.x.clone()
+    mean, std = (torch.tensor(moment).view(1, -1, 1, 1) for moment in (digits.mean, digits.std))
     for x in (digits.train.x[:7], digits.train.x[:7, :, 3:, 5:], digits.train.x[:1].to(torch.float32)):
         for layout in (torch.contiguous_format, torch.channels_last):
-            out, expected = normalize(x.contiguous(memory_format=layout)), digits.normalize(x)
-            assert torch.equal(out, expected) and out.dtype == torch.float32
+            out, expected = normalize(x.contiguous(memory_format=layout)), (x.to(torch.float32) - mean) / std
+            assert torch.equal(out, expected) and out.dtype == torch.float32 and torch.equal(digits.normalize(x), out)
             assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(digits.train.x, before)
 
