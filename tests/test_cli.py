@@ -198,7 +198,8 @@ def test_smoke_sweep(capsys, tmp_path):
     assert said == f"4 of 4 runs of smoke are recorded in {store}\n"
     records = list(bl.Store(store))
     assert [r.spec["q"] for r in records] == [1.0, 2.0, 3.0, 1.5]
-    assert all(r.metrics["test_accuracy"] > 20 for r in records)  # 10 % is chance
+    assert all(r.metrics["test_accuracy"] > 20 for r in records[:3])  # 10 % is chance; the fourth is for its pruning
+    assert set(records[3].metrics["pruning"]) >= {"curves", "costs"}
     before = store.read_bytes()
     assert main(command) == 0 and capsys.readouterr().out == said and store.read_bytes() == before
 
@@ -215,6 +216,31 @@ def test_sweep_on_an_unknown_device(capsys, tmp_path):
     assert "not available" in failed(
         capsys, main(["sweep", "smoke", "--store", str(tmp_path / "x.jsonl"), "--device", "moon"])
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "0m"], "budget must be a time above zero such as 90s, 25m or 1h30m, got '0m'"),
+        (["--budget", "25"], "budget must be a time above zero"),
+        (["--jobs", "0"], "jobs must be a whole number >= 1, got 0"),
+        (["--seeds", "0"], "seeds must be a whole number >= 1, got 0"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers at tcp://127.0.0.1:1"),
+        (["--scheduler", "here"], "backend must be 'local' or a scheduler's address"),
+    ],
+)
+def test_sweep_options_that_cannot_be(capsys, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("bridgeout_lite.runner.PATIENCE", 1.0)
+    assert message in failed(capsys, main(["sweep", "smoke", "--store", str(tmp_path / "x.jsonl"), *options]))
+
+
+def test_sweep_with_seeds_and_a_budget(capsys, tmp_path, monkeypatch):
+    one = experiments.Experiment("digits", train=128, width=0.25, recipe=bl.Recipe(epochs=1, batch_size=64), seed=5)
+    monkeypatch.setitem(sweeps.SWEEPS, "smoke", lambda: [one])
+    store = tmp_path / "x.jsonl"
+    words = ["sweep", "smoke", "--store", str(store), "--seeds", "2", "--budget", "1h", "--device", "cpu"]
+    assert main(words) == 0 and "2 of 2 runs" in capsys.readouterr().out
+    assert [r.spec["seed"] for r in bl.Store(store)] == [0, 1]
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------
