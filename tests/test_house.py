@@ -33,6 +33,7 @@ FLOORS = {
     "language": 4,
     "pruning": 4,
     "protocol": 5,
+    "structured": 5,
     "experiments": 6,
     "runner": 6,
     "sweeps": 7,
@@ -48,7 +49,8 @@ FLOORS = {
 def test_a_module_imports_only_from_floors_below():
     package = ROOT / "bridgeout_lite"
     modules = [(path.stem, path, 1) for path in package.glob("*.py") if path.stem != "__init__"]
-    modules += [("widgets", path, 2) for path in (package / "widgets").glob("*.py")]  # its own files see each other
+    for folder in ("structured", "widgets"):  # the files of a folder see each other
+        modules += [(folder, path, 2) for path in (package / folder).glob("*.py")]
     assert {name for name, _, _ in modules} == set(FLOORS)
     for name, path, level in modules:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -122,7 +124,7 @@ def test_no_path_of_a_machine_is_committed():
         assert not re.search(r"(?<![\w.:/])/(?:home|root|Users|tmp|work)/", path.read_text()), path.name
 
 
-@pytest.mark.parametrize("name", ["noise", "layers", "pruning"])
+@pytest.mark.parametrize("name", ["noise", "layers", "pruning", "structured.proximal"])
 def test_examples_in_docstrings_run(name):
     import bridgeout_lite
 

@@ -1,0 +1,228 @@
+r"""OICSR: out-in-channel sparsity. A channel is one group from the filters that make it to the weights that read it.
+
+To take a channel out of a network is to take out a filter of one layer *and* the slice of the next layer's weights that
+reads it; OICSR penalises the two together,
+
+.. math:: \lambda\sum_{\text{channels } i} \bigl\lVert W^{l}_{i,:} \oplus W^{l+1}_{:,i}\bigr\rVert_2 ,
+
+and ranks channels of all layers by the *energy* of their group, its sum of squares. Channels pass through BatchNorm,
+nonlinearities and pooling; those that a residual addition ties together are one group with all their writers and
+readers. Which weights belong together is read off the model by Torch-Pruning (Fang et al. 2023, arXiv:2301.12900).
+
+Two things are our reading, the paper's text not having been at hand: BatchNorm's own scales and shifts are outside of
+the groups, and tied channels are merged. With BatchNorm in between, the length of :math:`W^l_{i,:}` does not matter to
+the function while that of :math:`W^{l+1}_{:,i}` does.
+
+Source: Li et al. 2019, arXiv:1905.11664.
+"""
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cost import agree, count, run_once
+from ..pruning import _channels, _check_model, _group, _names, _plain, _silencing_masks, _trace
+from .base import Regulariser, check_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A layer's part in a group: entry k of ``places`` on its output (``writes``) or input side is channel
+    ``channels[k]`` of the group. A layer behind ``nn.Flatten`` reads one channel at many places."""
+
+    layer: str
+    writes: bool
+    places: Tensor
+    channels: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that run through the same layers: how many they are, under the first convolution that makes them."""
+
+    root: str
+    size: int
+    members: tuple[Member, ...]
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Names of the layers that make these channels."""
+        return tuple(m.layer for m in self.members if m.writes)
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Names of the layers that read them."""
+        return tuple(m.layer for m in self.members if not m.writes)
+
+
+def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> list[ChannelGroup]:
+    """The groups of a model, in the order of their first convolutions. Channels that are an output of the model are in
+    none.
+
+    Args:
+        model: any module with convolutions; it is left as it is.
+        example_input: a batch as the model takes it; None tries one black image of 32x32.
+
+    Raises:
+        ValueError: no convolutions, layers that cannot be paired (grouped convolutions, GroupNorm, a model whose every
+            channel is an output, ...), noise or another parametrization on the weights (detach it first), or an input
+            that the model does not take.
+        ImportError: Torch-Pruning is missing.
+    """
+    _check_model(model)
+    return _groups(_trace(_plain(model), example_input))
+
+
+def _groups(graph: Any) -> list[ChannelGroup]:
+    names = _names(graph)
+    convs = [m for m in graph.model.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        roots = list(_channels(graph, {conv: torch.zeros(conv.out_channels) for conv in convs}, "l2"))
+    except ValueError as error:
+        reason = str(error).removesuffix("; prune with silence=False")
+        raise ValueError(
+            f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
+        ) from error
+    return [_members(graph, root, names) for root in roots]
+
+
+def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup:
+    members: dict[tuple[str, bool], Member] = {}
+    for item in _group(graph, root, list(range(root.out_channels))):
+        module, writes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+            members[names[module], writes] = Member(names[module], writes, places, channels)
+    return ChannelGroup(names[root], root.out_channels, tuple(members.values()))
+
+
+def group_energy(model: nn.Module, group: ChannelGroup) -> Tensor:
+    """Sum of squares of each channel's group, shape (size,), differentiable. A weight that both makes one channel of a
+    group and reads another counts for both."""
+    return _per_channel(model, group, torch.square)
+
+
+def _per_channel(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sum of ``of(weight)`` over the weights of each channel's group."""
+    parts = []
+    for member in group.members:
+        values = of(model.get_parameter(f"{member.layer}.weight"))
+        side = 0 if member.writes else 1
+        sums = values.sum([d for d in range(values.dim()) if d != side])
+        places, channels = member.places.to(sums.device), member.channels.to(sums.device)
+        parts.append(torch.zeros(group.size, dtype=sums.dtype, device=sums.device).index_add(0, channels, sums[places]))
+    return torch.stack(parts).sum(0)
+
+
+@dataclasses.dataclass(eq=False)
+class OICSR(Regulariser):
+    r"""The penalty :math:`\lambda\sum_i\lVert\text{group } i\rVert_2` over all channels; see the head of this module.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0.
+        example_input: for :func:`channel_groups`, which is asked once for every model that :meth:`penalty` meets.
+
+    Pair it with :func:`prune_to_budget`, in turns with training as in the paper.
+    """
+
+    strength: float
+    example_input: Tensor | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+        self._known: weakref.WeakKeyDictionary[nn.Module, Sequence[ChannelGroup]] = weakref.WeakKeyDictionary()
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        if model not in self._known:
+            self._known[model] = channel_groups(model, self.example_input)
+        # the slope of the root at an empty group would be infinite
+        norms = [group_energy(model, g).clamp_min(1e-24).sqrt().sum() for g in self._known[model]]
+        return self.strength * torch.stack(norms).sum()
+
+
+def prune_to_budget(
+    model: nn.Module, budget: float, example_input: Tensor, *, cap: float = 0.5, per_weight: bool = False
+) -> nn.Module:
+    """A smaller network within a budget of multiply-adds: the fewest channels that will do are removed, those of the
+    lowest group energy, compared over the whole network. ``model`` is left as it is.
+
+    Args:
+        model: as for :func:`channel_groups`.
+        budget: share of the model's multiply-adds to keep at most, 0 < budget <= 1.
+        example_input: a batch as the model takes it.
+        cap: at most this share of a group's channels goes in one call (0.5 after a reading of the paper by others); one
+            channel always stays. 0 <= cap < 1.
+        per_weight: divide a channel's energy by the number of its weights, so that large kernels are no advantage.
+
+    Raises:
+        ValueError: as :func:`channel_groups`; a bad argument; a budget that the cap does not let one reach (the message
+            says what it reaches).
+    """
+    budget, cap = check_positive(budget, "budget", zero=False), check_positive(cap, "cap")
+    if budget > 1 or cap >= 1:
+        raise ValueError(f"budget and cap are shares, 0 < budget <= 1 and 0 <= cap < 1; got {budget=}, {cap=}")
+    groups = channel_groups(model, example_input)
+    order = _order(model, groups, cap, per_weight)
+    whole = count(model, example_input)[1]
+    allowed = budget * whole
+
+    def smaller(k: int) -> nn.Module:
+        picks: dict[str, list[int]] = {}
+        for root, channel in order[:k]:
+            picks.setdefault(root, []).append(channel)
+        return _without(model, picks, example_input)
+
+    def macs(k: int) -> int:
+        return count(smaller(k), example_input)[1]
+
+    few, enough = -1, len(order)  # the fewest that will do lies above the first and at or below the second
+    if macs(enough) > allowed:
+        best = macs(enough) / whole
+        raise ValueError(
+            f"with cap={cap} one call reaches {best:.3f} of the multiply-adds, and budget={budget} was asked for: "
+            "raise cap, or prune, train and prune again"
+        )
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if macs(middle) <= allowed else (middle, enough)
+    return smaller(enough)
+
+
+def _order(model: nn.Module, groups: Sequence[ChannelGroup], cap: float, per_weight: bool) -> list[tuple[str, int]]:
+    """(root, channel) of all channels that may go, lowest energy first."""
+    candidates: list[tuple[float, str, int]] = []
+    for group in groups:
+        energy = group_energy(model, group).detach().double()
+        if per_weight:
+            energy = energy / _per_channel(model, group, torch.ones_like).detach()
+        share = min(int(group.size * cap), group.size - 1)
+        lowest = energy.argsort(stable=True)[:share].tolist()
+        candidates += [(float(energy[channel]), group.root, channel) for channel in lowest]
+    return [(root, channel) for _, root, channel in sorted(candidates, key=lambda c: c[0])]
+
+
+def _without(model: nn.Module, picks: dict[str, list[int]], example_input: Tensor) -> nn.Module:
+    """A copy of the model without these channels of these roots, which computes what the model does with all that only
+    serves them set to zero."""
+    graph = _trace(_plain(model), example_input)
+    small: nn.Module = graph.model
+    chosen: Any = {small.get_submodule(root): sorted(channels) for root, channels in picks.items()}
+    silenced = _plain(model)
+    for (layer, name), kept in _silencing_masks(graph, chosen).items():
+        silenced.get_submodule(layer).get_parameter(name).data.mul_(kept)
+    for conv, channels in chosen.items():
+        _group(graph, conv, channels).prune(record_history=False)
+    for name, parameter in silenced.named_parameters():
+        small.get_parameter(name).requires_grad_(parameter.requires_grad)
+    with contextlib.suppress(ValueError):  # it may not even run
+        if agree(run_once(small, example_input), run_once(silenced, example_input)):
+            return small
+    raise ValueError(
+        "without these channels the model computes something else: some operation that is no module mixes its "
+        "channels; make that operation a module"
+    )

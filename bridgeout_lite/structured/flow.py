@@ -1,0 +1,128 @@
+r"""Feature flow: the features of one image, layer after layer, are points on a path; keep it short and straight.
+
+With :math:`x_0, x_1, \dots` the features of consecutive layers of one shape (a *stage*),
+
+.. math:: k_1 \sum_l \lVert x_{l+1} - x_l\rVert + k_2 \sum_l \lVert x_{l+1} - 2x_l + x_{l-1}\rVert,
+
+the mean over the images of the batch, summed over stages. Features of different shape cannot be subtracted, so no path
+leads from one stage into the next. In a residual network, from block to block, :math:`x_{l+1} - x_l` is the residual
+branch, up to the nonlinearity behind the sum: the first term asks it to be silent.
+
+This is our reconstruction. The abstracts say that length and total absolute curvature of such paths are penalised;
+formula, norm, layers and strengths were not to be found.
+
+Source of the idea: Wu, Lan, Zhang, Xiang and Yang 2021, arXiv:2106.02914.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Where, is_activation
+from .base import Regulariser, check_positive
+
+
+def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
+    """Length of the path through features of one shape (batch, ...), the mean over the batch; 0 for one point."""
+    return _size([after - before for before, after in itertools.pairwise(path)], path, norm)
+
+
+def curvature(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
+    """Sum of the second differences of the path, the mean over the batch; 0 for fewer than three points."""
+    return _size([c - 2 * b + a for a, b, c in zip(path, path[1:], path[2:], strict=False)], path, norm)
+
+
+def _size(differences: Sequence[Tensor], path: Sequence[Tensor], norm: float) -> Tensor:
+    total = torch.zeros((), device=path[0].device)
+    for difference in differences:
+        total = total + torch.linalg.vector_norm(difference.float().flatten(1), norm, dim=1).mean()
+    return total
+
+
+@dataclasses.dataclass(eq=False)
+class FeatureFlow(Regulariser):
+    """Penalty on length and curvature of the features' paths; see the head of this module.
+
+    Args:
+        length, curvature: k1 and k2, finite and >= 0.
+        norm: 1 or 2, of the differences.
+        where: ``where(name, module)`` picks the modules whose outputs are the points; default: every nonlinearity. For
+            a residual network's own steps pick its stem and its blocks. A path is a run of points of equal shape, in
+            the order in which the modules run.
+
+    :meth:`attach` first: in training mode each forward pass of the model then leaves its paths behind, and
+    :meth:`penalty` uses them up. Only one model at a time.
+
+    Raises:
+        ValueError: a bad argument; nothing picked; attached twice, or not at all when penalty is asked for; no forward
+            pass in training mode since the last one; no two consecutive points of equal shape.
+    """
+
+    length: float = 0.0
+    curvature: float = 0.0
+    norm: float = 2.0
+    where: Where = dataclasses.field(default=is_activation, repr=False)
+
+    def __post_init__(self) -> None:
+        self.length = check_positive(self.length, "length")
+        self.curvature = check_positive(self.curvature, "curvature")
+        if self.norm not in (1, 2):
+            raise ValueError(f"norm must be 1 or 2, got {self.norm!r}")
+        self._points: list[Tensor] = []
+        self._handles: list[Any] = []
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Watch the model's forward passes from now on. Returns it; its parameters and state dict stay as they are."""
+        if self._handles:
+            raise ValueError("this FeatureFlow is attached already: call detach(model) first, or make another")
+        picked = [module for name, module in model.named_modules() if self.where(name, module)]
+        if not picked:
+            kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
+            raise ValueError(f"where() picked no module of this model, so there is no path; it has {kinds}")
+        self._handles = [model.register_forward_pre_hook(self._start)]
+        self._handles += [module.register_forward_hook(self._visit) for module in picked]
+        return model
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Undo :meth:`attach`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._points = [], []
+        return model
+
+    def _start(self, module: nn.Module, inputs: Any) -> None:
+        self._points = []
+
+    def _visit(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if module.training and torch.is_grad_enabled():
+            self._points.append(output)
+
+    @property
+    def paths(self) -> list[list[Tensor]]:
+        """The paths of the last forward pass in training mode: runs of points of equal shape, two or more."""
+        runs = [list(run) for _, run in itertools.groupby(self._points, key=lambda x: x.shape)]
+        return [run for run in runs if len(run) > 1]
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        if not self._handles:
+            raise ValueError("FeatureFlow sees no features: call attach(model) before training")
+        if not self._points:
+            raise ValueError(
+                "no features to look at: run the model forward, in training mode, before each penalty(model)"
+            )
+        paths = self.paths
+        if not paths:
+            shapes = ", ".join(str(tuple(x.shape[1:])) for x in self._points)
+            raise ValueError(
+                f"no two consecutive layers have features of one shape ({shapes}), so there is no path: pick other "
+                "layers with where"
+            )
+        self._points = []  # the graph behind them is not kept beyond the step
+        total = torch.zeros((), device=paths[0][0].device)
+        for path in paths:
+            total = total + self.length * length(path, self.norm) + self.curvature * curvature(path, self.norm)
+        return total

@@ -1,0 +1,222 @@
+r"""Stochastic gates: DropConnect, targeted dropout and hard-concrete L0 gates, as parametrizations of weights.
+
+How the first two are kin to Bridgeout, by what happens to one weight w with drop probability p in training:
+
+================================== ==================================== =============================================
+method                             training                             evaluation
+================================== ==================================== =============================================
+DropConnect                        w r/(1-p), r ~ Bernoulli(1-p)        w
+Bridgeout, q = 2, form "odd"       the same, to the bit                 w
+Bridgeout, q = 2, form "even"      w + abs(w) xi: same mean, variance   w
+Targeted dropout                   w r on the smallest weights, no      0 on the smallest weights, w elsewhere
+                                   1/(1-p); w elsewhere
+Bridgeout, q = 2, "odd", targeted  w r/(1-p) on the smallest kernels    w
+================================== ==================================== =============================================
+
+For w >= 0, or for p = 1/2, the even form has the law of DropConnect too; else it has not: a negative weight becomes 2w
+with probability p, and w (1-2p)/(1-p) otherwise. One mask serves the whole mini-batch, as in Batch Bridgeout; the
+DropConnect of its paper draws one an image and in evaluation samples from a normal distribution.
+
+Sources: Wan et al. 2013 (DropConnect); Gomez et al. 2019, arXiv:1905.13678, and its released code (targeted dropout);
+Louizos, Welling and Kingma 2018, arXiv:1712.01312, and its released code (hard concrete).
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..layers import Where, attach_bridgeout
+from ..noise import check_choice, check_fraction, check_probability, keep_mask, smallest
+from .base import Regulariser, check_positive, is_convolution, pick, zero_like
+
+# Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
+
+
+def attach_dropconnect(model: nn.Module, p: float, *, where: Where | None = None) -> nn.Module:
+    """DropConnect with one mask a mini-batch: ``bl.attach_bridgeout(model, p, 2.0, form="odd", where=where)``, to be
+    taken off with ``bl.detach_bridgeout``."""
+    return attach_bridgeout(model, p, 2.0, form="odd", where=where)
+
+
+class TargetedMask(nn.Module):
+    """The parametrization behind :class:`TargetedDropout`."""
+
+    def __init__(self, p: float, fraction: float, target: str) -> None:
+        super().__init__()
+        self.p, self.fraction, self.target = p, fraction, target
+
+    def forward(self, w: Tensor) -> Tensor:
+        rows = w.flatten(1)  # of a matrix the noise ranks the elements of each row
+        targeted = smallest(rows, self.fraction, "filters" if self.target == "filters" else "kernels").view_as(w)
+        if self.training:
+            kept = keep_mask(rows, self.p).to(w.device).view_as(rows).bool().view_as(w)
+            targeted = targeted & ~kept
+        return w.masked_fill(targeted, 0.0)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}, fraction={self.fraction:g}, target={self.target!r}"
+
+
+@dataclasses.dataclass(eq=False)
+class TargetedDropout(Regulariser):
+    """Drop the smallest weights now and then in training, without rescaling, and always in evaluation, so that the
+    network learns to do without them.
+
+    Args:
+        p: drop probability of a targeted weight (alpha of the paper), 0 <= p < 1.
+        fraction: share that is targeted (gamma of the paper), 0 <= fraction <= 1.
+        target: "weights": of each filter or row the ``int(n * fraction)`` smallest weights; "filters": of each layer
+            the ``int(O * fraction)`` filters of the smallest L2 norm, whose weights drop one by one, as released.
+        where: picks the layers; default: every ``Conv2d``. The released code leaves out the first and the last layer.
+
+    There is no penalty. :meth:`attach` before training; :meth:`detach` leaves the targeted weights at zero.
+    """
+
+    p: float = 0.5
+    fraction: float = 0.5
+    target: str = "weights"
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.p, self.fraction = check_probability(self.p), check_fraction(self.fraction, "fraction")
+        check_choice(self.target, ("weights", "filters"), "target")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the masks on the weights. Changes ``model`` and returns it."""
+        return _attach(model, self.where, lambda w: TargetedMask(self.p, self.fraction, self.target))
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Take the masks off; the weights are what evaluation sees, with exact zeros. Changes ``model``, returns it."""
+        return _detach(model, TargetedMask)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return zero_like(model)
+
+
+class HardConcrete(nn.Module):
+    r"""One gate a filter, in [0, 1], as a parametrization: the weight is multiplied by z.
+
+    In training, with u uniform in (0, 1) and one parameter :math:`\log\alpha` a filter,
+
+    .. math:: s = \sigma\bigl((\log u - \log(1-u) + \log\alpha)/\tfrac23\bigr), \quad
+              z = \min(1, \max(0,\, 1.2\,s - 0.1)),
+
+    so that z is exactly 0 or 1 with positive probability; in evaluation s is :math:`\sigma(\log\alpha)`.
+
+    Args:
+        filters: how many. closed: the share of gates to start shut, 0 < closed < 1 (0.3 in the released code).
+    """
+
+    def __init__(self, filters: int, closed: float = 0.3) -> None:
+        super().__init__()
+        if check_probability(closed, "closed") == 0:
+            raise ValueError(f"closed must lie between 0 and 1, both excluded, got {closed!r}")
+        self.log_alpha = nn.Parameter(torch.full((filters,), math.log((1 - closed) / closed)))
+
+    def open_probability(self) -> Tensor:
+        """P(z > 0) of each gate, shape (filters,): the expected number of open gates is its sum."""
+        return torch.sigmoid(self.log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+
+    def gates(self) -> Tensor:
+        """z of each filter, shape (filters,): drawn anew in training."""
+        logits: Tensor = self.log_alpha
+        if self.training:
+            u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+            logits = (u.logit() + logits) / TEMPERATURE
+        return (logits.sigmoid() * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w * self.gates().view(-1, *(1,) * (w.dim() - 1)).to(w.dtype)
+
+    def extra_repr(self) -> str:
+        return f"filters={len(self.log_alpha)}"
+
+
+@dataclasses.dataclass(eq=False)
+class L0Gates(Regulariser):
+    r"""Hard-concrete gates on filters and a price on those that are open,
+    :math:`\lambda\sum_{\text{filters}} \#w\; P(z > 0)`: the expected number of weights that are not zero.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0 (the paper's, divided by the number of training examples).
+        closed: see :class:`HardConcrete`.
+        where: picks the layers; default: every ``Conv2d``.
+
+    :meth:`attach` before the optimizer is made: the gates bring parameters of their own. Weight decay acts on them like
+    on any other, pulling :math:`\log\alpha` to 0. :meth:`detach` multiplies the gates as evaluation sees them into the
+    weights: filters behind a closed gate are exactly zero.
+    """
+
+    strength: float
+    closed: float = 0.3
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+        HardConcrete(1, self.closed)
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the gates on the weights. Changes ``model`` and returns it."""
+        return _attach(model, self.where, lambda w: HardConcrete(len(w), self.closed).to(w.device))
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Multiply the gates into the weights and take them off. Changes ``model`` and returns it."""
+        return _detach(model, HardConcrete)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        total = zero_like(model)
+        for gate, w in _gated(model):
+            total = total + w[0].numel() * gate.open_probability().sum()
+        return self.strength * total
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        for gate, _ in _gated(model):  # the released bounds: beyond them the gradient is lost
+            gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
+
+
+def _gated(model: nn.Module) -> list[tuple[HardConcrete, Tensor]]:
+    """The gates of a model with the weights behind them."""
+    found = [(g, chain.original) for chain in _chains(model) for g in chain if isinstance(g, HardConcrete)]
+    if not found:
+        raise ValueError("this model has no gates: call L0Gates(...).attach(model) before the optimizer is made")
+    return found
+
+
+def _chains(model: nn.Module) -> list[Any]:
+    modules = [m for m in model.modules() if parametrize.is_parametrized(m, "weight")]
+    return [m.parametrizations["weight"] for m in modules]  # type: ignore[index, union-attr]
+
+
+def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
+    picked = pick(model, where)
+    for name, module in picked:
+        if parametrize.is_parametrized(module, "weight") or hasattr(module, "weight_mask"):
+            raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
+    for _, module in picked:
+        parametrize.register_parametrization(module, "weight", make(module.weight).train(module.training))
+    return model
+
+
+def _detach(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    for module in list(model.modules()):
+        if not parametrize.is_parametrized(module, "weight"):
+            continue
+        chain: Any = module.parametrizations["weight"]  # type: ignore[index, union-attr]
+        if not isinstance(chain[0], kind):
+            continue
+        with torch.no_grad():
+            chain.original.copy_(chain.eval()())
+        # torch keeps the parametrized weight as a property of a class made for the module, which deep copies share
+        shared = type(module)
+        module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        # the weight comes back last; optimizers and state dicts count on its old place, first
+        for name in [name for name in module._parameters if name != "weight"]:
+            module._parameters[name] = module._parameters.pop(name)
+    return model

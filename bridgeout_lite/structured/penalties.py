@@ -1,0 +1,181 @@
+r"""L1, group lasso, and the sparse group lasso with its nonconvex variants by variable splitting.
+
+A group is a filter of a convolution, or a row of a matrix: what one output reads. Its norm counts
+:math:`\sqrt{\#g}` times, #g being the number of its weights.
+
+Added to a loss and followed by gradient steps, neither L1 nor group lasso makes exact zeros: the step overshoots zero
+and comes back. Two ways out are here. ``proximal=True`` replaces the gradient of the penalty by its proximal map after
+each step, which is proximal gradient descent (for plain SGD; with momentum the usual heuristic). Variable splitting
+trains a copy of the weights that is sparse.
+
+BatchNorm behind a convolution makes the scale of its filters meaningless to the function: such a filter can shrink
+under a penalty without any change of the output.
+"""
+
+import dataclasses
+import math
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Where
+from ..noise import check_choice
+from .base import Regulariser, check_positive, is_convolution, parameters, zero_like
+from .proximal import PENALTIES, prox, shrink_groups
+
+
+@dataclasses.dataclass(eq=False)
+class _OnWeights(Regulariser):
+    strength: float
+    proximal: bool = False
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        total = zero_like(model)
+        if not self.proximal:
+            for w in parameters(model, self.where).values():
+                total = total + self._value(w)
+        return self.strength * total
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        if self.proximal:
+            if lr is None:
+                raise ValueError("proximal=True needs the learning rate: call after_step(model, lr)")
+            step = check_positive(lr, "lr") * self.strength
+            for w in parameters(model, self.where).values():
+                w.copy_(self._shrunk(w, step))
+
+    def _value(self, w: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _shrunk(self, w: Tensor, step: float) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(eq=False)
+class L1(_OnWeights):
+    r""":math:`\lambda\sum_j |w_j|` over the weights of the picked layers.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0.
+        proximal: soft-threshold after each step by lr times the strength, and add nothing to the loss.
+        where: ``where(name, module)`` picks the layers; default: every ``Conv2d``.
+    """
+
+    def _value(self, w: Tensor) -> Tensor:
+        return w.abs().sum()
+
+    def _shrunk(self, w: Tensor, step: float) -> Tensor:
+        return prox(w, step, "l1")
+
+
+@dataclasses.dataclass(eq=False)
+class GroupLasso(_OnWeights):
+    r""":math:`\lambda\sum_g \sqrt{\#g}\,\lVert w_g\rVert_2` over the filters (or rows) of the picked layers.
+
+    Arguments as for :class:`L1`; ``proximal`` shortens every filter after each step by lr times the strength times
+    :math:`\sqrt{\#g}`.
+    """
+
+    def _value(self, w: Tensor) -> Tensor:
+        return _group_lasso(w)
+
+    def _shrunk(self, w: Tensor, step: float) -> Tensor:
+        return shrink_groups(w, step * math.sqrt(w[0].numel()))
+
+
+@dataclasses.dataclass(eq=False)
+class SparseGroupLasso(Regulariser):
+    r"""Filters and single weights at once, :math:`\lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(w)`, with r
+    one of :data:`PENALTIES`, by variable splitting: a sparse copy V of the weights W is pulled towards them and they
+    towards it,
+
+    .. math:: \lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(V) + \tfrac\beta2\lVert W - V\rVert^2 .
+
+    The optimizer moves W; :meth:`after_step` then sets V to the exact minimiser, the proximal map of
+    :math:`(\lambda/\beta)\,r` at W, and :math:`\beta` grows by a factor every so many steps. V has exact zeros, W has
+    not: :meth:`settle` ends the run by putting V in the place of W. As :math:`\beta` grows V comes nearer to W, and
+    denser.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0 (the released code's, divided by the number of training examples).
+        inner: r. ``shape``: its shape, see :func:`prox`.
+        beta: where :math:`\beta` starts, > 0; None is 25 times the strength, the ratio of the released LeNet script.
+            For l0 that is a threshold of :math:`\sqrt{2/25} = 0.28`: layers of smaller weights begin with V = 0, and
+            ask for a larger one.
+        growth: its factor, >= 1. every: after how many steps it is applied (1000 is our choice; the released scripts do
+            so every 20 or 40 epochs).
+        where: as for :class:`L1`.
+
+    Source: Bui, Park, Zhang, Qi and Xin 2021, arXiv:1912.07868, and its released code. Where V starts is ours: at the
+    proximal map of the weights that the first call meets.
+    """
+
+    strength: float
+    inner: str = "l0"
+    beta: float | None = None
+    growth: float = 1.25
+    every: int = 1000
+    shape: float | None = None
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+        check_choice(self.inner, PENALTIES, "inner")
+        self.beta = (25 * self.strength or 1.0) if self.beta is None else check_positive(self.beta, "beta", zero=False)
+        self.growth = check_positive(self.growth, "growth")
+        if self.growth < 1 or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"growth and every must be >= 1, every a whole number; got {self.growth}, {self.every!r}")
+        prox(torch.zeros(1), 1.0, self.inner, self.shape)  # the one place that knows which shapes there are
+        self._steps = 0
+        self._copies: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()
+
+    @property
+    def present_beta(self) -> float:
+        r""":math:`\beta` as it now is."""
+        assert self.beta is not None
+        return self.beta * self.growth ** (self._steps // self.every)
+
+    def copy_of(self, weight: Tensor) -> Tensor:
+        """V for these weights at the present beta."""
+        return prox(weight.detach(), self.strength / self.present_beta, self.inner, self.shape)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        lasso, distance = zero_like(model), zero_like(model)
+        for module, w in parameters(model, self.where).items():
+            if module not in self._copies:
+                self._copies[module] = self.copy_of(w)
+            lasso = lasso + _group_lasso(w)
+            distance = distance + (w - self._copies[module].to(w.device)).square().sum()
+        return self.strength * lasso + self.present_beta / 2 * distance
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        self._steps += 1  # first, so that the copies always follow from the weights and the present beta
+        for module, w in parameters(model, self.where).items():
+            self._copies[module] = self.copy_of(w)
+
+    @torch.no_grad()
+    def settle(self, model: nn.Module) -> nn.Module:
+        """Put the sparse copy in the place of the weights. Changes ``model`` and returns it."""
+        for module, w in parameters(model, self.where).items():
+            w.copy_(self._copies[module] if module in self._copies else self.copy_of(w))
+        return model
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._copies.clear()  # the next call makes them anew
+        self._steps = int(state["steps"])
+
+
+def _group_lasso(w: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(w.flatten(1), dim=1)
+    return math.sqrt(w[0].numel()) * norms.sum()

@@ -1,0 +1,716 @@
+"""The rivals: exact proximal maps, groups that are what they should be, and objects that a plain loop can use."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.integrate import quad
+from sklearn.linear_model import Lasso
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+import bridgeout_lite as bl
+from bridgeout_lite.structured import (
+    L1,
+    OICSR,
+    PENALTIES,
+    FeatureFlow,
+    GroupLasso,
+    HardConcrete,
+    L0Gates,
+    SparseGroupLasso,
+    TargetedDropout,
+    attach_dropconnect,
+    channel_groups,
+    curvature,
+    group_energy,
+    length,
+    penalty_value,
+    prox,
+    prune_to_budget,
+    shrink_groups,
+)
+
+IMAGE = torch.zeros(1, 3, 32, 32)
+POINTS = 1000
+
+
+def draw(*shape, seed=0, low=-3.0, high=3.0):
+    return torch.empty(shape, dtype=torch.float64).uniform_(low, high, generator=torch.Generator().manual_seed(seed))
+
+
+def small(name="smallcnn", width=0.125, seed=0):
+    torch.manual_seed(seed)
+    return bl.build_model(name, width=width)
+
+
+def convolutions(model):
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def is_linear(name, module):
+    return isinstance(module, nn.Linear)
+
+
+# --- proximal maps ----------------------------------------------------------------------------------------------------
+
+
+def minimise(penalty, w, mu, cells):
+    """Minimisers over v of penalty(|v|, mu) + |v - w|^2 / 2 for the rows of w, by grids that close in: the first spans
+    0 to w in each dimension, each later one two cells about the best point of the last."""
+    centre, width = w / 2, w.abs() / 2
+    for _ in range(9):
+        steps = torch.linspace(-1, 1, cells + 1, dtype=w.dtype)
+        grid = torch.cartesian_prod(*[steps] * w.shape[1]).view(1, -1, w.shape[1])
+        tried = centre[:, None] + grid * width[:, None]
+        tried[tried.abs() < 1e-12] = 0.0  # rounding of the grid
+        values = penalty(tried.abs(), mu[:, None]) + (tried - w[:, None]).square().sum(-1) / 2
+        centre = tried[torch.arange(len(w)), values.argmin(1)]
+        width, cells = width * 4 / cells, 20
+    return centre
+
+
+def l1_minus_l2(a):
+    return lambda size, mu: mu * (size.sum(-1) - a * size.square().sum(-1).sqrt())
+
+
+def transformed_l1(a):
+    return lambda size, mu: mu * ((a + 1) * size / (a + size)).sum(-1)
+
+
+def scad(a):
+    def value(size, mu):
+        x, mu = size.squeeze(-1), mu.expand(size.shape[:-1])
+        x = x.minimum(a * mu)  # level from there on
+        return torch.where(x < mu, mu * x, mu * x - (x - mu).square() / (2 * (a - 1)))
+
+    return value
+
+
+@pytest.mark.parametrize(
+    "kind, shape, penalty",
+    [
+        ("l1", None, lambda size, mu: mu * size.sum(-1)),
+        ("l0", None, lambda size, mu: mu * (size != 0).sum(-1)),
+        ("transformed l1", None, transformed_l1(1.0)),
+        ("transformed l1", 0.3, transformed_l1(0.3)),
+        ("transformed l1", 4.0, transformed_l1(4.0)),
+        ("l1 - l2", None, l1_minus_l2(1.0)),
+        ("l1 - l2", 0.5, l1_minus_l2(0.5)),
+        ("scad", None, scad(3.7)),
+        ("scad", 2.2, scad(2.2)),
+    ],
+)
+def test_a_proximal_map_is_the_numerical_minimum(kind, shape, penalty):
+    dimensions = 2 if kind == "l1 - l2" else 1
+    w, mu = draw(POINTS, dimensions), draw(POINTS, seed=1, low=0.01, high=2.0)
+    parts = [minimise(penalty, w[i], mu[i], 60 if dimensions == 2 else 2000) for i in torch.arange(POINTS).split(100)]
+    found = torch.stack([prox(x, float(m), kind, shape) for x, m in zip(w, mu, strict=True)])
+    assert (found - torch.cat(parts)).abs().max() < 1e-5
+    assert 0.03 < (found == 0).double().mean() < 0.97, "both sides of the threshold are met"
+    for v, m in zip(draw(20, dimensions, seed=2), mu, strict=False):  # and the penalty is the one that is minimised
+        assert penalty_value(v, float(m), kind, shape).item() == pytest.approx(penalty(v.abs()[None], m[None]).item())
+
+
+def test_every_branch_of_l1_minus_l2():
+    w = torch.tensor([0.9, -0.4, 0.0, 0.2])
+    assert prox(w, 1.0, "l1 - l2").tolist() == pytest.approx([0.9, 0, 0, 0])  # the largest alone
+    assert prox(w, 1.0, "l1 - l2", 0.05).tolist() == [0.0] * 4
+    assert prox(w, 1.0, "l1 - l2", 0.5).tolist() == pytest.approx([0.4, 0, 0, 0])
+    assert (prox(w, 0.3, "l1 - l2") != 0).tolist() == [True, True, False, False]
+    assert prox(-w.view(2, 2), 1.0, "l1 - l2").tolist() == [[pytest.approx(-0.9), 0.0], [0.0, 0.0]]
+    assert prox(torch.zeros(3), 1.0, "l1 - l2").tolist() == [0.0] * 3
+    assert prox(torch.empty(0), 1.0, "l1 - l2").numel() == 0
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_a_map_with_no_weight_moves_nothing_and_is_odd(kind):
+    w = draw(50)
+    assert torch.equal(prox(w, 0.0, kind), w)
+    assert torch.equal(prox(-w, 0.7, kind), -prox(w, 0.7, kind))
+    assert prox(w.float(), 0.7, kind).dtype == torch.float32
+
+
+def test_shrunk_groups_are_the_numerical_minimum():
+    w, mu = draw(POINTS, 2), draw(POINTS, seed=1, low=0.01, high=3.0)
+    parts = [
+        minimise(lambda size, m: m * size.square().sum(-1).sqrt(), w[i], mu[i], 60)
+        for i in torch.arange(POINTS).split(100)
+    ]
+    found = shrink_groups(w, mu)
+    assert (found - torch.cat(parts)).abs().max() < 1e-5
+    assert 0.1 < (found == 0).all(1).double().mean() < 0.9
+    assert torch.equal(shrink_groups(torch.zeros(2, 3, 1, 1), 1.0), torch.zeros(2, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ((-1.0,), "mu must be a finite number >= 0, got -1.0"),
+        ((math.nan,), "mu must be"),
+        ((1.0, "l3"), "kind must be one of 'l1', 'l0'"),
+        ((1.0, "l1", 2.0), "'l1' has no shape"),
+        ((1.0, "transformed l1", 0.0), "needs shape > 0, got 0"),
+        ((1.0, "scad", 2.0), "needs shape > 2, got 2"),
+        ((1.0, "l1 - l2", 1.5), "needs 0 <= shape <= 1, got 1.5"),
+    ],
+)
+def test_bad_penalties_are_refused(arguments, says):
+    for function in (prox, penalty_value):
+        with pytest.raises(ValueError, match=says):
+            function(torch.ones(3), *arguments)
+
+
+# --- penalties on weights ---------------------------------------------------------------------------------------------
+
+
+def test_penalties_are_their_sums():
+    model = small()
+    weights = [conv.weight.detach() for conv in convolutions(model)]
+    l1 = sum(w.abs().sum() for w in weights)
+    groups = sum(math.sqrt(f.numel()) * f.norm() for w in weights for f in w)
+    assert L1(0.5).penalty(model).item() == pytest.approx(0.5 * l1.item(), rel=1e-5)
+    assert GroupLasso(0.5).penalty(model).item() == pytest.approx(0.5 * groups.item(), rel=1e-5)
+    rows = math.sqrt(model.dense.in_features) * model.dense.weight.norm(dim=1).sum()
+    found = GroupLasso(2.0, where=lambda name, module: name == "dense").penalty(model)
+    assert found.item() == pytest.approx(2 * rows.item(), rel=1e-5)
+    found.backward()
+    assert model.dense.weight.grad is not None and model.conv1.weight.grad is None
+
+
+def test_under_noise_the_penalty_is_that_of_the_clean_weight():
+    model = small()
+    before = GroupLasso(1.0).penalty(model)
+    bl.attach_bridgeout(model, 0.3, 1.5).train()
+    assert torch.equal(GroupLasso(1.0).penalty(model), before)
+    GroupLasso(1.0, proximal=True).after_step(model, 1.0)
+    assert all((conv.weight == 0).all() for conv in convolutions(bl.detach_bridgeout(model)))
+
+
+def descend(model, x, y, regulariser, steps, lr):
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (F.mse_loss(model(x), y) / 2 + regulariser.penalty(model)).backward()
+        optimizer.step()
+        regulariser.after_step(model, lr)
+
+
+def regression(rows=60, features=8, seed=0):
+    x = draw(rows, features, seed=seed, low=-1.0, high=1.0)
+    y = x @ torch.tensor([2.0, -1.0, 0.5, 0, 0, 0, 0, 0], dtype=torch.float64) + 0.1 * draw(rows, seed=seed + 1)
+    torch.manual_seed(seed)
+    return nn.Linear(features, 1, bias=False).double(), x, y[:, None]
+
+
+def test_proximal_l1_finds_the_lasso_and_its_exact_zeros():
+    model, x, y = regression()
+    descend(model, x, y, L1(0.1, proximal=True, where=is_linear), 600, 1.0)
+    expected = Lasso(alpha=0.1, fit_intercept=False, tol=1e-12).fit(x.numpy(), y.numpy()).coef_
+    found = model.weight.detach().numpy().ravel()
+    assert abs(found - expected).max() < 1e-6
+    assert ((found == 0) == (expected == 0)).all() and (found == 0).sum() >= 3
+
+
+def test_the_same_penalty_by_gradient_has_no_exact_zeros():
+    model, x, y = regression()
+    descend(model, x, y, L1(0.1, where=is_linear), 2000, 0.05)
+    assert (model.weight != 0).all() and (model.weight.abs() < 0.02).sum() >= 3
+
+
+def test_proximal_group_lasso_meets_its_optimality_conditions():
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 5, bias=False).double(), draw(80, 6, low=-1.0, high=1.0)
+    y = x @ draw(6, 5, seed=3) * torch.tensor([1.0, 0.5, 0.05, 0.02, 0.0])
+    descend(model, x, y, GroupLasso(0.02, proximal=True, where=is_linear), 1500, 1.0)
+    w = model.weight.detach()
+    slope = ((x @ w.T - y).T @ x) / y.numel()  # of mse / 2
+    strength, norms = 0.02 * math.sqrt(6), w.norm(dim=1)
+    alive = norms > 0
+    assert alive.tolist() == [True, True, False, False, False]
+    assert (slope[~alive].norm(dim=1) <= strength + 1e-9).all()
+    assert (slope[alive] + strength * w[alive] / norms[alive, None]).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("inner", PENALTIES)
+def test_variable_splitting_goes_downhill_and_settles_on_exact_zeros(inner):
+    model, x, y = regression()
+    method = SparseGroupLasso(0.02, inner, beta=0.5, every=10**6, where=is_linear)
+    optimizer, values = torch.optim.SGD(model.parameters(), 0.2), []
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x), y) / 2 + method.penalty(model)
+        loss.backward()
+        copied = method.copy_of(model.weight)
+        # 0.02 r(V), written as beta times what the map at 0.02 / beta minimises
+        values.append(loss.item() + 0.5 * penalty_value(copied, 0.02 / 0.5, inner).item())
+        optimizer.step()
+        method.after_step(model)
+    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(values))
+    assert (model.weight != 0).all()
+    expected = method.copy_of(model.weight)
+    assert torch.equal(method.settle(model).weight, expected) and (model.weight == 0).any()
+
+
+def test_beta_grows_and_the_copy_comes_nearer():
+    model = small()
+    method = SparseGroupLasso(1e-3, "l0", beta=0.2, growth=2.0, every=3)
+    distances = []
+    for step in range(7):
+        assert method.present_beta == 0.2 * 2 ** (step // 3)
+        distances.append((method.copy_of(model.conv1.weight) - model.conv1.weight).norm().item())
+        method.after_step(model)
+    assert distances[0] > distances[3] > distances[6]
+    assert SparseGroupLasso(1e-3).present_beta == 25e-3
+    fresh = SparseGroupLasso(1e-3, "l0", beta=0.2, growth=2.0, every=3)
+    fresh.load_state_dict(method.state_dict())
+    assert torch.equal(fresh.penalty(model), method.penalty(model)), "a resumed run goes on with the same copies"
+
+
+def test_strength_zero_switches_a_penalty_off():
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    for method in (L1(0), GroupLasso(0.0), L1(0, True), GroupLasso(0, True), SparseGroupLasso(0), OICSR(0)):
+        assert method.penalty(model) == 0
+        method.after_step(model, 0.1)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+# --- channels ---------------------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """A stem of 2 channels, one residual block with 3 inside, and a reader behind 2x2 flattened pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.inner, self.inner_norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.back, self.back_norm = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)
+        self.pool, self.flatten, self.head = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.stem_norm(self.stem(x)))
+        inner = F.relu(self.inner_norm(self.inner(x)))
+        return self.head(self.flatten(self.pool(F.relu(x + self.back_norm(self.back(inner))))))
+
+
+def test_groups_run_through_batchnorm_and_residual_additions():
+    torch.manual_seed(0)
+    model = Residual()
+    tied, alone = channel_groups(model, torch.zeros(1, 1, 8, 8))
+    assert (tied.root, tied.size, set(tied.writers), set(tied.readers)) == (
+        "stem",
+        2,
+        {"stem", "back"},
+        {"inner", "head"},
+    )
+    assert (alone.root, alone.size, alone.writers, alone.readers) == ("inner", 3, ("inner",), ("back",))
+    expected = [
+        model.stem.weight[i].square().sum()
+        + model.back.weight[i].square().sum()
+        + model.inner.weight[:, i].square().sum()
+        + model.head.weight[:, 4 * i : 4 * i + 4].square().sum()  # a channel is four pixels behind flatten
+        for i in range(2)
+    ]
+    assert torch.allclose(group_energy(model, tied), torch.stack(expected))
+    within = [model.inner.weight[i].square().sum() + model.back.weight[:, i].square().sum() for i in range(3)]
+    assert torch.allclose(group_energy(model, alone), torch.stack(within))
+    penalty = OICSR(0.1, torch.zeros(1, 1, 8, 8)).penalty(model)
+    assert penalty.item() == pytest.approx(0.1 * sum(e.sqrt().item() for e in expected + within), rel=1e-5)
+
+
+def test_groups_of_a_chain_by_hand():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.Conv2d(1, 3, 1))
+    for layer, weights in ((0, [3.0, 0.0]), (3, [4.0, 12.0]), (4, [1.0, 2.0, 2.0])):
+        model[layer].weight.data.copy_(torch.tensor(weights).view_as(model[layer].weight))
+    first, second = channel_groups(model, torch.zeros(1, 1, 4, 4))
+    assert group_energy(model, first).tolist() == [9 + 16, 144]
+    assert group_energy(model, second).tolist() == [16 + 144 + 1 + 4 + 4]
+    assert OICSR(1.0, torch.zeros(1, 1, 4, 4)).penalty(model).item() == pytest.approx(5 + 12 + 13)
+
+
+def test_groups_through_depthwise_convolutions_and_shortcuts():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 3))
+    (group,) = channel_groups(model)
+    assert (group.writers, group.readers) == (("0", "1"), ("2",))
+    groups = channel_groups(small("resnet34c"))
+    assert len(groups) == 3 + 13, "one for each stage's sum, one inside of each block"
+    stage = next(g for g in groups if "stage2.0.shortcut.conv" in g.writers)
+    assert len(stage.writers) == 1 + 4 and "stage3.0.shortcut.conv" in stage.readers
+    assert len(channel_groups(small("wrn-10-2"))) == 1 + 3 + 3
+
+
+def test_an_empty_group_has_no_slope():
+    model = small()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    OICSR(1.0).penalty(model).backward()
+    assert all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["smallcnn", "vgg11", "resnet34c", "wrn-10-2"])
+def test_pruning_to_a_budget_takes_the_fewest_channels(name):
+    model = small(name)
+    state = copy.deepcopy(model.state_dict())
+    whole = bl.cost.count(model, IMAGE)[1]
+    pruned = prune_to_budget(model, 0.7, IMAGE)
+    macs = bl.cost.count(pruned, IMAGE)[1]
+    assert 0.5 * whole < macs <= 0.7 * whole
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+    pruned.train()(torch.randn(4, 3, 32, 32)).sum().backward()
+    # one channel less would not do: the next larger network of the same order is over the budget
+    order = [prune_to_budget(model, share, IMAGE) for share in (0.7, min(1.0, macs / whole + 1e-9))]
+    assert bl.cost.count(order[0], IMAGE)[1] == bl.cost.count(order[1], IMAGE)[1]
+
+
+def test_what_goes_has_the_lowest_energy_of_the_network():
+    model = small("vgg11")
+    low = [("conv3", 1), ("conv5", 0), ("conv5", 7)]
+    groups = {g.root: g for g in channel_groups(model)}
+    with torch.no_grad():
+        for root, channel in low:
+            for member in groups[root].members:
+                w = model.get_submodule(member.layer).weight
+                (w if member.writes else w.transpose(0, 1))[member.places[member.channels == channel]] *= 1e-4
+    pruned = prune_to_budget(model, 0.999, IMAGE)
+    widths = [
+        {n: m.out_channels for n, m in net.named_modules() if isinstance(m, nn.Conv2d)} for net in (model, pruned)
+    ]
+    reduced = {name for name in widths[0] if widths[0][name] != widths[1][name]}
+    assert reduced and reduced <= {"conv3", "conv5"}
+    smaller = prune_to_budget(model, 0.9, IMAGE, per_weight=True)
+    assert bl.cost.count(smaller, IMAGE)[1] <= 0.9 * bl.cost.count(model, IMAGE)[1]
+
+
+def test_a_layer_keeps_its_share():
+    model = small("vgg11")
+    model.conv2.weight.data *= 1e-6
+    model.conv3.weight.data *= 1e-6  # nothing of the first three groups would be left without the cap
+    pruned = prune_to_budget(model, 0.75, IMAGE, cap=0.25)
+    for name, module in pruned.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.out_channels >= 0.75 * model.get_submodule(name).out_channels
+    with pytest.raises(ValueError, match=r"with cap=0.25 one call reaches 0\.\d+ of the multiply-adds, and budget=0.2"):
+        prune_to_budget(model, 0.2, IMAGE, cap=0.25)
+
+
+class Mixing(nn.Module):
+    """Flips its channels where no module shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x).flip(1)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "model, says",
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), "no nn.Conv2d"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), "cannot be paired by their channels: every filter .* is an output"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "cannot be paired .* 2 groups"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 3)),
+            r"cannot be paired .* \(GroupNorm\), which may tie .* removed; GroupLasso needs no pairs$",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_paired_are_refused(model, says):
+    for function in (channel_groups, OICSR(1.0).penalty, lambda m: prune_to_budget(m, 0.5, IMAGE)):
+        with pytest.raises(ValueError, match=says):
+            function(model)
+
+
+def test_channels_mixed_out_of_sight_are_refused():
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="computes something else"):
+        prune_to_budget(Mixing(), 0.7, IMAGE + torch.randn_like(IMAGE))
+
+
+def test_data_of_another_shape_are_refused():
+    model, grey = small(), torch.zeros(1, 1, 32, 32)
+    for function in (channel_groups, lambda m, x: prune_to_budget(m, 0.5, x), lambda m, x: OICSR(1.0, x).penalty(m)):
+        with pytest.raises(ValueError, match=r"does not take an example_input of shape \(1, 1, 32, 32\)"):
+            function(model, grey)
+
+
+@pytest.mark.parametrize("budget, cap", [(0, 0.5), (1.1, 0.5), (-0.1, 0.5), ("half", 0.5), (0.5, 1.0), (0.5, -0.1)])
+def test_bad_budgets_are_refused(budget, cap):
+    with pytest.raises(ValueError, match=r"budget|cap"):
+        prune_to_budget(small(), budget, IMAGE, cap=cap)
+
+
+# --- feature flow -----------------------------------------------------------------------------------------------------
+
+
+def test_length_and_curvature_of_paths_by_hand():
+    path = [torch.tensor([[x, y]], dtype=torch.float32) for x, y in ((0, 0), (3, 4), (6, 8), (6, 0))]
+    assert length(path).item() == 5 + 5 + 8
+    assert length(path, 1).item() == 7 + 7 + 8
+    assert curvature(path[:3]).item() == 0, "a straight path"
+    assert curvature(path).item() == pytest.approx(math.hypot(-3, -12))
+    two = [torch.cat([x, 2 * x]) for x in path]
+    assert length(two).item() == pytest.approx(1.5 * 18), "the mean over the batch"
+    assert curvature(path[:2]).item() == 0 and length(path[:1]).item() == 0
+
+
+def test_the_steps_of_residual_blocks_are_their_branches():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x):
+            return x + self.branch(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), Block(), Block())
+    flow = FeatureFlow(0.5, 0.25, where=lambda name, module: name in ("0", "1", "2"))
+    x = torch.randn(4, 1, 6, 6)
+    flow.attach(model)(x)
+    first = model[0](x)
+    branches = [model[1].branch(first), model[2].branch(model[1](first))]
+    expected = 0.5 * sum(b.flatten(1).norm(dim=1).mean() for b in branches)
+    expected += 0.25 * (branches[1] - branches[0]).flatten(1).norm(dim=1).mean()
+    model(x)
+    found = flow.penalty(model)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.backward()
+    assert model[1].branch.weight.grad.abs().sum() > 0
+
+
+def test_paths_stay_inside_stages_and_hooks_leave_nothing():
+    model, x = small("vgg11"), torch.randn(2, 3, 32, 32)
+    keys = list(model.state_dict())
+    flow = FeatureFlow(1.0)
+    flow.attach(model)
+    for _ in range(2):  # each forward pass starts anew
+        model.train()(x)
+    assert [len(path) for path in flow.paths] == [2, 2, 2]
+    with torch.no_grad():
+        model(x)
+    assert flow.paths == [], "without gradients nothing is kept"
+    model.train()(x)
+    assert flow.penalty(model) > 0 and flow.paths == []
+    assert list(flow.detach(model).state_dict()) == keys
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_flow_that_cannot_be_is_refused():
+    model, x = small(), torch.randn(2, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"call attach\(model\) before training"):
+        FeatureFlow(1.0).penalty(model)
+    flow = FeatureFlow(1.0, where=lambda name, module: name in ("relu1", "relu2", "relu5"))
+    flow.attach(model)
+    with pytest.raises(ValueError, match="attached already"):
+        flow.attach(model)
+    model.eval()(x)
+    with pytest.raises(ValueError, match="run the model forward, in training mode"):
+        flow.penalty(model)
+    model.train()(x)
+    with pytest.raises(ValueError, match="no two consecutive layers have features of one shape"):
+        flow.penalty(model)
+    with pytest.raises(ValueError, match="picked no module"):
+        FeatureFlow(1.0, where=lambda name, module: False).attach(model)
+    for bad in ({"length": -1}, {"curvature": math.inf}, {"norm": 3}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            FeatureFlow(**bad)
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def test_dropconnect_is_bridgeout_at_two_in_its_odd_form():
+    w = draw(4000).requires_grad_()
+    torch.manual_seed(0)
+    odd = bl.bridgeout(w, 0.3, 2.0, form="odd")
+    torch.manual_seed(0)
+    even = bl.bridgeout(w, 0.3, 2.0, form="even")
+    dropped = odd == 0
+    assert torch.equal(odd, w * ((~dropped).double() / 0.7))
+    positive = w >= 0
+    assert torch.allclose(odd[positive], even[positive])
+    assert torch.allclose(even[~positive & dropped], 2 * w[~positive & dropped])
+    assert torch.allclose(even[~positive & ~dropped], w[~positive & ~dropped] * (1 - 2 * 0.3) / 0.7)
+    half = bl.bridgeout(w, 0.5, 2.0, form="even")
+    assert (torch.isclose(half, torch.zeros_like(w)) | torch.isclose(half, 2 * w)).all()
+    model = attach_dropconnect(small(), 0.3)
+    noise = model.conv1.parametrizations.weight[0]
+    assert (noise.p, noise.q, noise.form) == (0.3, 2.0, "odd")
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(6, 5, 3), lambda: nn.Linear(40, 7)])
+def test_targeted_dropout_drops_the_smallest_of_each_filter(make):
+    torch.manual_seed(0)
+    layer = make()
+    w = layer.weight.detach().clone()
+    model = TargetedDropout(0.4, 0.3, where=lambda name, module: module is layer).attach(layer)
+    rows = w.flatten(1)
+    count = int(rows.shape[1] * 0.3)
+    cut = rows.abs().sort(1).values[:, count - 1 : count]
+    expected = torch.where(rows.abs() <= cut, 0.0, rows).view_as(w)
+    assert torch.equal(model.eval().weight, expected)
+    torch.manual_seed(0)
+    model.train()
+    draws = torch.stack([model.weight.detach() for _ in range(400)])
+    assert torch.equal(draws[:, expected != 0], w[expected != 0].expand(400, -1)), (
+        "no rescaling, the others as they are"
+    )
+    dropped = (draws[:, expected == 0] == 0).double()
+    assert ((draws == 0) | (draws == w)).all()
+    n = dropped.numel()  # 5.5 standard errors: exceeded with probability 4e-8
+    assert abs(dropped.mean() - 0.4) < 5.5 * math.sqrt(0.4 * 0.6 / n)
+    copied = copy.deepcopy(model)
+    keys = list(nn.Conv2d(1, 1, 1).state_dict())
+    assert list(TargetedDropout().detach(model).state_dict()) == keys and torch.equal(model.weight, expected)
+    assert parametrize.is_parametrized(copied) and torch.equal(copied.eval().weight, expected)
+
+
+def test_targeted_filters_are_the_shortest():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    method = TargetedDropout(0.5, 0.5, "filters")
+    short = model[0].weight.flatten(1).norm(dim=1).argsort()[:4]
+    method.attach(model).eval()
+    assert set((model[0].weight == 0).flatten(1).all(1).nonzero().flatten().tolist()) == set(short.tolist())
+    model.train()
+    share = (model[0].weight[short] == 0).double().mean()
+    assert 0 < share < 1, "weights are dropped one by one"
+    assert method.penalty(model) == 0
+
+
+def test_gates_have_the_hard_concrete_distribution():
+    gate = HardConcrete(200_000, closed=0.4).train()
+    torch.manual_seed(0)
+    z = gate.gates().detach().double()
+    assert gate.log_alpha[0].item() == pytest.approx(math.log(0.6 / 0.4))
+
+    def stretched(u):
+        return min(1.0, max(0.0, 1.2 / (1 + (1.5 * u / (1 - u)) ** -1.5) - 0.1))
+
+    closes_below = next(u for u in torch.linspace(0, 1, 100_001)[1:].tolist() if stretched(u) > 0)
+    assert gate.open_probability()[0].item() == pytest.approx(1 - closes_below, abs=2e-5)
+    error = 5.5 / math.sqrt(len(z))  # 5.5 standard errors of at most 1 a draw: below 4e-8
+    assert abs((z > 0).double().mean() - gate.open_probability()[0].item()) < error / 2
+    mean = quad(stretched, 0, 1, limit=200)[0]
+    assert abs(z.mean() - mean) < error / 2
+    assert (z == 0).any() and (z == 1).any()
+    assert torch.equal(gate.eval().gates(), gate.gates()), "evaluation draws nothing"
+    assert gate.gates()[0].item() == pytest.approx(0.6 * 1.2 - 0.1)
+
+
+def test_gates_price_weights_and_close_exactly():
+    model = small()
+    plain = copy.deepcopy(model)
+    method = L0Gates(0.01)
+    method.attach(model)
+    gates = [conv.parametrizations.weight[0] for conv in convolutions(model)]
+    expected = sum(
+        conv.weight[0].numel() * g.open_probability().sum() for conv, g in zip(convolutions(plain), gates, strict=True)
+    )
+    assert method.penalty(model).item() == pytest.approx(0.01 * expected.item(), rel=1e-5)
+    method.penalty(model).backward()
+    assert all((g.log_alpha.grad > 0).all() for g in gates)
+    with torch.no_grad():
+        gates[1].log_alpha[::2] = -50.0
+        gates[1].log_alpha[1::2] = 50.0
+    method.after_step(model)
+    low, high = gates[1].log_alpha.aminmax()
+    assert low.item() == pytest.approx(math.log(0.01)) and high.item() == pytest.approx(math.log(100))
+    seen = model.eval()(torch.ones(2, 3, 32, 32))
+    method.detach(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert torch.equal(model(torch.ones(2, 3, 32, 32)), seen)
+    zero = (model.conv2.weight == 0).flatten(1).all(1)
+    assert zero.tolist() == [True, False] * 2 and torch.equal(model.conv2.weight[1::2], plain.conv2.weight[1::2])
+
+
+def test_gates_that_are_not_there_or_in_the_way_are_refused():
+    with pytest.raises(ValueError, match=r"no gates: call L0Gates\(...\).attach\(model\)"):
+        L0Gates(1.0).penalty(small())
+    model = bl.attach_bridgeout(small(), 0.3, 2.0)
+    keys = list(model.state_dict())
+    for method in (L0Gates(1.0), TargetedDropout()):
+        with pytest.raises(ValueError, match="'conv1' carries a mask, noise or gates already"):
+            method.attach(model)
+    assert list(model.state_dict()) == keys
+    for bad in (0.0, 1.0, -0.5, "some"):
+        with pytest.raises(ValueError, match="closed"):
+            L0Gates(1.0, closed=bad)
+    for bad in ({"p": 1.0}, {"fraction": 1.5}, {"target": "rows"}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            TargetedDropout(**bad)
+
+
+# --- what they have in common -----------------------------------------------------------------------------------------
+
+METHODS = [
+    lambda: L1(1e-4),
+    lambda: L1(1e-3, proximal=True),
+    lambda: GroupLasso(1e-4),
+    lambda: GroupLasso(1e-3, proximal=True),
+    *[lambda inner=inner: SparseGroupLasso(1e-4, inner, every=2) for inner in PENALTIES],
+    lambda: OICSR(1e-3),
+    lambda: FeatureFlow(1e-3, 1e-3),
+    lambda: L0Gates(1e-5),
+    lambda: TargetedDropout(0.5, 0.5),
+]
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_a_plain_loop_trains_with_every_method(make, digits):
+    method, model = make(), small(width=0.25)
+    keys = list(model.state_dict())
+    if hasattr(method, "attach"):
+        method.attach(model)
+    optimizer, losses = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), []
+    for _ in range(6):
+        loss = F.cross_entropy(model.train()(digits.normalize(digits.train.x[:128])), digits.train.y[:128])
+        penalty = method.penalty(model)
+        assert penalty.shape == () and penalty.isfinite() and penalty >= 0
+        optimizer.zero_grad()
+        (loss + penalty).backward()
+        optimizer.step()
+        method.after_step(model, 0.05)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    if hasattr(method, "detach"):
+        method.detach(model)
+    assert list(model.state_dict()) == keys
+    assert " at 0x" not in repr(method), "the same in another process"
+
+
+@pytest.mark.parametrize("kind", [L1, GroupLasso, SparseGroupLasso, OICSR, L0Gates])
+@pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf, "much", None, True])
+def test_bad_strengths_are_refused(kind, strength):
+    with pytest.raises(ValueError, match="strength must be a finite number >= 0, got"):
+        kind(strength)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"beta": 0.0}, {"beta": -1}, {"growth": 0.5}, {"every": 0}, {"every": 1.5}, {"inner": "l7"}, {"shape": 3.0}]
+)
+def test_bad_splittings_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        SparseGroupLasso(1.0, **bad)
+
+
+def test_weights_that_are_not_there_are_refused():
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    for method in (L1(1.0), GroupLasso(1.0), SparseGroupLasso(1.0), L0Gates(1.0)):
+        act = method.attach if isinstance(method, L0Gates) else method.penalty
+        with pytest.raises(ValueError, match=r"picked no module of this model, .* it has Flatten, Linear, Sequential"):
+            act(dense)
+    everything = GroupLasso(1.0, where=lambda name, module: name == "norm1")
+    with pytest.raises(ValueError, match="'norm1', a BatchNorm2d, which has no filters"):
+        everything.penalty(small())
+    masked = prune.l1_unstructured(nn.Conv2d(3, 4, 3), "weight", 0.5)
+    with pytest.raises(ValueError, match="carries a pruning mask"):
+        L1(1.0).penalty(nn.Sequential(masked))
+    with pytest.raises(ValueError, match="needs the learning rate"):
+        L1(1.0, proximal=True).after_step(small())
