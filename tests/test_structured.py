@@ -497,6 +497,9 @@ def test_paths_stay_inside_stages_and_hooks_leave_nothing():
         model(x)
     assert flow.paths == [], "without gradients nothing is kept"
     model.train()(x)
+    copied = copy.deepcopy(model)
+    copied(x)
+    assert len(flow.paths) == 3, "a copy of the model leaves the flow alone"
     assert flow.penalty(model) > 0 and flow.paths == []
     assert list(flow.detach(model).state_dict()) == keys
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -55,7 +55,7 @@ class FeatureFlow(Regulariser):
             the order in which the modules run.
 
     :meth:`attach` first: in training mode each forward pass of the model then leaves its paths behind, and
-    :meth:`penalty` uses them up. Only one model at a time.
+    :meth:`penalty` uses them up. Only one model at a time; a copy of the model is watched by nobody.
 
     Raises:
         ValueError: a bad argument; nothing picked; attached twice, or not at all when penalty is asked for; no forward
@@ -98,8 +98,11 @@ class FeatureFlow(Regulariser):
         self._points = []
 
     def _visit(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if module.training and torch.is_grad_enabled():
+        if self._handles and module.training and torch.is_grad_enabled():
             self._points.append(output)
+
+    def __deepcopy__(self, memo: Any) -> "FeatureFlow":  # of a copied model's hooks: features cannot be copied
+        return dataclasses.replace(self)
 
     @property
     def paths(self) -> list[list[Tensor]]:

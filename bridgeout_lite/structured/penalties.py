@@ -5,11 +5,12 @@ A group is a filter of a convolution, or a row of a matrix: what one output read
 
 Added to a loss and followed by gradient steps, neither L1 nor group lasso makes exact zeros: the step overshoots zero
 and comes back. Two ways out are here. ``proximal=True`` replaces the gradient of the penalty by its proximal map after
-each step, which is proximal gradient descent (for plain SGD; with momentum the usual heuristic). Variable splitting
-trains a copy of the weights that is sparse.
+each step, which is proximal gradient descent (for plain SGD). With momentum m it is a heuristic, and a weaker pull: the
+gradient of a penalty is carried on and moves a weight by lr/(1-m) times it, the proximal map by lr times it, so give
+the proximal form 1/(1-m) times the strength. Variable splitting trains a copy of the weights that is sparse.
 
 BatchNorm behind a convolution makes the scale of its filters meaningless to the function: such a filter can shrink
-under a penalty without any change of the output.
+under a penalty without any change of the output, while its gradient grows as it gets shorter.
 """
 
 import dataclasses
