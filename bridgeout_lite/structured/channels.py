@@ -98,7 +98,9 @@ def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup
         if isinstance(module, nn.Conv2d | nn.Linear):
             places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
             members[names[module], writes] = Member(names[module], writes, places, channels)
-    return ChannelGroup(names[root], root.out_channels, tuple(members.values()))
+    order = list(names.values())  # that of the model, so that sums have the same bits in every run
+    in_order = sorted(members.values(), key=lambda m: (order.index(m.layer), m.writes))
+    return ChannelGroup(names[root], root.out_channels, tuple(in_order))
 
 
 def group_energy(model: nn.Module, group: ChannelGroup) -> Tensor:

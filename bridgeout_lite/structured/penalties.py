@@ -101,8 +101,13 @@ class SparseGroupLasso(Regulariser):
 
     The optimizer moves W; :meth:`after_step` then sets V to the exact minimiser, the proximal map of
     :math:`(\lambda/\beta)\,r` at W, and :math:`\beta` grows by a factor every so many steps. V has exact zeros, W has
-    not: :meth:`settle` ends the run by putting V in the place of W. As :math:`\beta` grows V comes nearer to W, and
-    denser.
+    not: :meth:`settle` ends the run by putting V in the place of W.
+
+    A larger :math:`\beta` has a smaller threshold, but also pulls the weights whose copy is zero harder to zero: such a
+    one rests at :math:`hw^*/(h+\beta)`, with :math:`w^*` and h the minimum and the curvature of the loss, and l0's
+    threshold is :math:`\sqrt{2\lambda/\beta}`. It is below that for every :math:`\beta` unless
+    :math:`hw^{*2}/2 > 4\lambda`. So splitting keeps a weight that is worth four times its price, where the penalty
+    itself would keep what is worth it once.
 
     Args:
         strength: :math:`\lambda`, finite and >= 0 (the released code's, divided by the number of training examples).
