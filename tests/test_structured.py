@@ -283,7 +283,7 @@ def test_beta_grows_and_the_copy_comes_nearer():
     assert distances[0] > distances[3] > distances[6]
     assert SparseGroupLasso(1e-3).present_beta == 25e-3
     fresh = SparseGroupLasso(1e-3, "l0", beta=0.2, growth=2.0, every=3)
-    fresh.load_state_dict(method.state_dict())
+    fresh.resume(7)
     assert torch.equal(fresh.penalty(model), method.penalty(model)), "a resumed run goes on with the same copies"
 
 

@@ -21,12 +21,9 @@ class Regulariser:
     def after_step(self, model: nn.Module, lr: float | None = None) -> None:
         """What the method does once the optimizer has stepped with learning rate ``lr``; most do nothing."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must put back with :meth:`load_state_dict`; most have no state beside the model's."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo of :meth:`state_dict`."""
+    def resume(self, steps: int) -> None:
+        """Be what the method is after so many steps of a run whose model is as it was then; 0 at the start of one. Most
+        have no state beside the model's."""
 
 
 def check_positive(value: Any, name: str, *, zero: bool = True) -> float:

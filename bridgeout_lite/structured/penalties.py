@@ -16,7 +16,6 @@ under a penalty without any change of the output, while its gradient grows as it
 import dataclasses
 import math
 import weakref
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -174,12 +173,9 @@ class SparseGroupLasso(Regulariser):
             w.copy_(self._copies[module] if module in self._copies else self.copy_of(w))
         return model
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self._steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._copies.clear()  # the next call makes them anew
-        self._steps = int(state["steps"])
+    def resume(self, steps: int) -> None:
+        self._copies.clear()  # they follow from the weights and beta, and the next call makes them anew
+        self._steps = steps
 
 
 def _group_lasso(w: Tensor) -> Tensor:
