@@ -82,7 +82,7 @@ def profile(name: str, width: float, precision: str, rate: float, images: bl.dat
     x, y = data(), images.train.y[index]
 
     def learn() -> torch.Tensor:
-        return _learn(model, recipe, precision, x, y)
+        return _learn(model, recipe, precision, None, x, y)
 
     times = {"data": seconds(data), "learn": seconds(learn), "optimizer": seconds(optimizer.step)}
     step = sum(times.values())
@@ -110,11 +110,11 @@ def tried(name: str, width: float, precision: str, images: bl.data.Images) -> No
     def learns(layout: torch.memory_format, change: Callable[[torch.nn.Module], torch.nn.Module]) -> float:
         model = change(bl.build_model(name, width=width).to(memory_format=layout))  # type: ignore[call-overload]
         batch = x.contiguous(memory_format=layout)
-        return seconds(lambda: _learn(model, recipe, precision, batch, y))
+        return seconds(lambda: _learn(model, recipe, precision, None, batch, y))
 
     def optimizes(fused: bool | None) -> float:
         model = bl.build_model(name, width=width)
-        _learn(model, recipe, precision, x, y)
+        _learn(model, recipe, precision, None, x, y)
         optimizer = torch.optim.SGD(
             model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused
         )

@@ -143,6 +143,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     graph: bool = False,
+    regulariser: Any = None,
 ) -> History:
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
 
@@ -158,6 +159,8 @@ def fit(
         graph: record forward and backward pass as a CUDA graph and replay it. Starting its hundreds of kernels one by
             one is what a small network costs most on a GPU. The model must run the same operations at every step and
             read no value back.
+        regulariser: a :class:`bridgeout_lite.structured.Regulariser`: its penalty is added to the loss, and it may act
+            after each step.
 
     Raises:
         ValueError: fewer training images than one batch; no validation images; an unusable device, or ``graph`` on
@@ -193,11 +196,15 @@ def fit(
     )
     scheduler = make_scheduler(optimizer, recipe, steps)
     identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
-    learn: Work = partial(_learn, model, recipe, precision)
+    if regulariser is not None:
+        identity["regulariser"] = repr(regulariser)
+    learn: Work = partial(_learn, model, recipe, precision, regulariser)
     learn = Replay(learn) if graph else learn
 
     def one_epoch(epoch: int, bar: Any) -> dict[str, float]:
-        return _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar)
+        if regulariser is not None:
+            regulariser.resume(epoch * steps)
+        return _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar, regulariser)
 
     rows = run_epochs(
         one_epoch,
@@ -265,13 +272,13 @@ def run_epochs(
     return rows
 
 
-def _learn(model: nn.Module, recipe: Recipe, precision: str, x: Tensor, y: Tensor) -> Tensor:
+def _learn(model: nn.Module, recipe: Recipe, precision: str, regulariser: Any, x: Tensor, y: Tensor) -> Tensor:
     """Leave the gradients of one batch in the parameters; return its loss and share of hits, on the device."""
     model.zero_grad(set_to_none=True)
     with autocast(x.device, precision):
         logits = model(x)
     loss = F.cross_entropy(logits.float(), y)
-    loss.backward()
+    (loss if regulariser is None else loss + regulariser.penalty(model)).backward()
     if recipe.clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     with torch.no_grad():
@@ -289,6 +296,7 @@ def _epoch(
     epoch: int,
     seed: int,
     bar: Any,
+    regulariser: Any,
 ) -> dict[str, float]:
     start = time.perf_counter()
     x, y = images.train.x, images.train.y
@@ -303,6 +311,8 @@ def _epoch(
         index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         totals += learn(normalize(augment(x[index], recipe.flip, recipe.crop, draws)), y[index])
         optimizer.step()
+        if regulariser is not None:
+            regulariser.after_step(model, optimizer.param_groups[0]["lr"])
         scheduler.step()
         bar.update()
     train_loss, train_hits = (totals / steps).tolist()

@@ -729,3 +729,48 @@ def test_weights_that_are_not_there_are_refused():
         L1(1.0).penalty(nn.Sequential(masked))
     with pytest.raises(ValueError, match="needs the learning rate"):
         L1(1.0, proximal=True).after_step(small())
+
+
+# --- in training ------------------------------------------------------------------------------------------------------
+
+RECIPE = bl.Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return bl.load_images("digits", train=256, valid=64)
+
+
+def trained(digits, rival, epochs=2, **options):
+    torch.manual_seed(0)
+    model = bl.build_model("smallcnn", width=0.25)
+    stop = options.pop("stop", None)
+
+    def after(row):
+        if row["epoch"] == stop:
+            raise KeyboardInterrupt
+
+    try:
+        bl.fit(model, digits, RECIPE, device="cpu", progress=False, regulariser=rival, on_epoch=after, **options)
+    except KeyboardInterrupt:
+        assert stop is not None
+    return model
+
+
+def test_fit_adds_the_penalty_and_lets_the_rival_act(digits):
+    plain, strong = trained(digits, None), trained(digits, GroupLasso(1e-1))
+    assert GroupLasso(1.0).penalty(strong) < 0.8 * GroupLasso(1.0).penalty(plain)
+    zeros = trained(digits, L1(1e-2, proximal=True))
+    assert sum(int((m.weight == 0).sum()) for m in zeros.modules() if isinstance(m, nn.Conv2d)) > 0
+    assert all((m.weight != 0).all() for m in plain.modules() if isinstance(m, nn.Conv2d))
+
+
+@pytest.mark.parametrize("rival", [GroupLasso(1e-3), SparseGroupLasso(1e-4, every=3)], ids=lambda r: type(r).__name__)
+def test_a_resumed_run_with_a_rival_ends_with_the_same_bits(digits, tmp_path, rival, capsys):
+    whole = trained(digits, rival)
+    file = tmp_path / "run.pt"
+    trained(digits, rival, checkpoint=file, stop=1)
+    resumed = trained(digits, rival, checkpoint=file)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    with pytest.raises(bl.CheckpointError, match="regulariser"):
+        trained(digits, GroupLasso(0.5), checkpoint=file)
