@@ -46,4 +46,9 @@ GALLERY = {
         [("amount", "ArrowRight", 1), ("Recalibrated", "Enter", 1)],
         {"amount": 0.5},
     ),
+    "Headline": Shown(
+        'widgets.Headline(bl.notebook.results("activation-grid"), bl.notebook.results("language-model"))',
+        [("q", "ArrowLeft", 1), ("Transformer", "Enter", 1)],
+        {"q": 1.0},
+    ),
 }

@@ -2,8 +2,9 @@
 
 from .activations import ActivationExplorer
 from .geometry import BridgeGeometry
+from .headline import Headline
 from .learn import LearnWhileYouDrag
 from .noise_penalty import NoisePenalty
 from .pruning_explorer import PruningExplorer
 
-__all__ = ["ActivationExplorer", "BridgeGeometry", "LearnWhileYouDrag", "NoisePenalty", "PruningExplorer"]
+__all__ = ["ActivationExplorer", "BridgeGeometry", "Headline", "LearnWhileYouDrag", "NoisePenalty", "PruningExplorer"]
