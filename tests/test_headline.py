@@ -183,7 +183,7 @@ def test_the_figure_is_small(figure):
     ("name", "value", "message"),
     [
         ("q", 1.75, r"q must be one of 1.0, 1.25, 1.5, 2.0, 2.5, 3.0; got 1.75"),
-        ("p", "0.9", r"p must be one of chosen on validation, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6; got '0.9'"),
+        ("p", "0.9", r"p must be one of by validation, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6; got '0.9'"),
         ("layer", "relu9", "layer must be one of relu1, relu5; got 'relu9'"),
         ("place", "GRU: hidden.0", "place must be one of LSTM: embedded, LSTM: hidden.0"),
     ],

@@ -1,6 +1,6 @@
 import { figure, html, need, show } from "./toolkit.js";
 
-const CHOSEN = "chosen on validation";
+const CHOSEN = "by validation";
 const MEASURES = ["Hoyer", "Gini"];
 const FIRST = 5; // the columns of a run: p, q, seed, validation, test, then the measures of each layer
 const P = 0, Q = 1, SEED = 2, VALID = 3, TEST = 4;
@@ -71,7 +71,7 @@ function series(panel, shade, reach, most) {
 
 /** The two panels of a task in a column: score against q, and below it the sparsity of a layer. */
 function column(fig, { exponents, quantiles, image }) {
-  const xlim = [exponents[0] - 0.2, exponents.at(-1) + 0.2];
+  const xlim = [exponents[0] - 0.3, exponents.at(-1) + 0.2];
   const most = quantiles.length + 1;
   const good = image ? "higher is better" : "lower is better";
   const axes = { title: "", x: "exponent q (2 is Dropout)", xlim, xticks: exponents };
@@ -105,7 +105,7 @@ function column(fig, { exponents, quantiles, image }) {
     const span = high - low || 1, [bottom, top] = known.length ? [low - 0.2 * span, high + 0.2 * span] : [0, 1];
     score.limits(xlim, [bottom, top]);
     rules.forEach(({ two, here }, k) => {
-      const [from, to] = k ? [0, 1] : [bottom, top];
+      const [from, to] = k ? [0, 1] : [bottom + 0.09 * (top - bottom), top]; // clear of the row of p
       two.set(2, from, 2, to);
       here.set(q, from, q, to);
     });
@@ -119,9 +119,9 @@ function column(fig, { exponents, quantiles, image }) {
       word.set(exponents[k], bottom, point ? show(point.p) : "");
     });
     lead.set(xlim[0], bottom, points.length ? "p:" : "");
-    const what = `${name}, ${task.dataset}`;
-    score.heading.textContent = `${image ? "Images" : "Language"}: ${what}, ${good}`;
+    score.heading.textContent = `${image ? "Images" : "Language"}: ${name}, ${task.dataset}`;
     words.textContent =
+      `${good[0].toUpperCase()}${good.slice(1)}. ` +
       (silent.n ? `Dashed: no noise, ${show(silent.mean, 4)}${image ? " %" : ""} (${interval(silent, 4)}). ` : "") +
       (points.some(({ n }) => n === 1) ? "Hollow: one seed, no interval." : "");
 
@@ -130,7 +130,8 @@ function column(fig, { exponents, quantiles, image }) {
     measures.forEach(({ draw, word }, k) => {
       const own = curve(task, p, place + k, quantiles), last = own.at(-1);
       draw(own, quiet(task, place + k, quantiles).mean);
-      word.set(xlim[1], last ? (last.mean > 0.85 ? last.mean - 0.12 : last.mean + 0.05) : 0, last ? MEASURES[k] : "");
+      const above = last && (k ? last.mean < 0.88 : last.mean < 0.12); // Gini, the larger one, over its line
+      word.set(xlim[1], last ? last.mean + (above ? 0.05 : -0.11) : 0, last ? MEASURES[k] : "");
       found[MEASURES[k]] = own.find((point) => point.q === q)?.mean ?? NaN;
       marks[1 + k].set(q, found[MEASURES[k]]);
     });

@@ -34,7 +34,7 @@ SETS = {
 MEASURES = {"Hoyer": "hoyer", "Gini": "gini"}
 COLOURS = {"Hoyer": BLUE, "Gini": ORANGE}
 
-CHOSEN = "chosen on validation"
+CHOSEN = "by validation"
 """The menu's entry for the p of best validation score at each q."""
 
 
@@ -51,7 +51,7 @@ class _Task:
     def chosen(self) -> dict[Any, float]:
         """The p of best validation score for each q: the mean over the seeds that every p of this q has, so that no p
         gains from a luckier seed; of equals the lowest."""
-        best: dict[Any, float] = {}
+        best: dict[Any, Any] = {}
         for q, rows in self.rows[self.rows["p"] > 0].groupby("q"):
             shared = set.intersection(*(set(part["seed"]) for _, part in rows.groupby("p")))
             means = rows[rows["seed"].isin(shared)].groupby("p")["valid"].mean().to_dict()
@@ -99,8 +99,8 @@ def _task(records: Iterable[Record], model: str, score: str, sign: int) -> _Task
     for exponent, part in frame[frame["p"] > 0].groupby("q"):
         if not set.intersection(*(set(one["seed"]) for _, one in part.groupby("p"))):
             raise ValueError(
-                f"the runs of {model} with q = {exponent:g} have no seed in common, so no p can be chosen: run the sweep to "
-                "its end, or leave out a p"
+                f"the runs of {model} with q = {exponent:g} have no seed in common, so no p can be chosen: "
+                "run the sweep to its end, or leave out a p"
             )
     dataset = next(iter(runs.values())).spec["dataset"]
     return _Task(frame, layers, SETS.get(dataset, dataset), sign)
