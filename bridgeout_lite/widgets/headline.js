@@ -1,4 +1,4 @@
-import { figure, html, need, show } from "./toolkit.js";
+import { figure, html, need, show, ticks } from "./toolkit.js";
 
 const CHOSEN = "by validation";
 const MEASURES = ["Hoyer", "Gini"];
@@ -102,7 +102,8 @@ function column(fig, { exponents, quantiles, image }) {
     const points = curve(task, p, TEST, quantiles), silent = quiet(task, TEST, quantiles);
     const known = [...points, ...(silent.n ? [silent] : [])].flatMap(({ low, high, values }) => [low, high, ...values]);
     const [low, high] = known.filter(Number.isFinite).reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
-    const span = high - low || 1, [bottom, top] = known.length ? [low - 0.2 * span, high + 0.2 * span] : [0, 1];
+    const span = high - low || 1, [bottom, top] = known.length ? [low - 0.2 * span, high + 0.32 * span] : [0, 1];
+    score.given.yticks = ticks(bottom, top, 4).map((value) => [value, show(value, 5)]); // 192.5 is not 193
     score.limits(xlim, [bottom, top]);
     rules.forEach(({ two, here }, k) => {
       const [from, to] = k ? [0, 1] : [bottom + 0.09 * (top - bottom), top]; // clear of the row of p
