@@ -103,7 +103,9 @@ function column(fig, { exponents, quantiles, image }) {
     const known = [...points, ...(silent.n ? [silent] : [])].flatMap(({ low, high, values }) => [low, high, ...values]);
     const [low, high] = known.filter(Number.isFinite).reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
     const span = high - low || 1, [bottom, top] = known.length ? [low - 0.2 * span, high + 0.32 * span] : [0, 1];
-    score.given.yticks = ticks(bottom, top, 4).map((value) => [value, show(value, 5)]); // 192.5 is not 193
+    // ticks that three digits name: 192.5 is not 193
+    const steps = [4, 5, 3, 6, 2].map((count) => ticks(bottom, top, count));
+    score.given.yticks = steps.find((list) => list.every((value) => value === +value.toPrecision(3)));
     score.limits(xlim, [bottom, top]);
     rules.forEach(({ two, here }, k) => {
       const [from, to] = k ? [0, 1] : [bottom + 0.09 * (top - bottom), top]; // clear of the row of p
