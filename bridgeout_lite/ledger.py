@@ -894,7 +894,8 @@ def ledger_page(records: Iterable[Record]) -> str:
         "",
         "Each claim stands beside what we measured: mean and 95 % interval over seeds where there is chance in it. A",
         "measured claim without a published number, or one tested on another network, can at best be *reproduced in",
-        "direction*. What was not run says so.",
+        "direction*. What was not run says why, and what would run it where something would. A verdict in the tables",
+        "below leads to the evidence.",
         "",
         state(table),
         "",
@@ -913,21 +914,26 @@ def ledger_page(records: Iterable[Record]) -> str:
             "",
             "| | claim | verdict |",
             "| --- | --- | --- |",
-            *(f"| {row['number']} | {_cell(row['claim'])} | {row['verdict']} |" for row in rows),
+            *(f"| {n} | {_cell(r['claim'])} | [{r['verdict']}](#claim-{n}) |" for r in rows if (n := r["number"])),
             "",
         ]
         for row in rows:
+            told = {
+                "ours": row["ours"],
+                "published": row["published"],
+                "why this verdict": row["reason"],
+                "source": row["source"],
+                "difference in scale": row["scale"],
+                "rerun": row["command"],
+            }
             lines += [
+                f"(claim-{row['number']})=",
                 f"### {row['number']}. {row['claim']}",
                 "",
                 f"| verdict | {row['verdict']} |",
                 "| --- | --- |",
-                f"| ours | {_cell(row['ours'])} |",
-                f"| published | {_cell(row['published'])} |",
-                f"| why this verdict | {_cell(row['reason'])} |",
-                f"| source | {_cell(row['source'])} |",
-                f"| difference in scale | {_cell(row['scale'])} |",
-                f"| rerun | {row['command']} |",
+                # what was not run has nothing to show here but the reason
+                *(f"| {name} | {_cell(text)} |" for name, text in told.items() if text != "-"),
                 "",
             ]
     return "\n".join([*lines, "## Numbers without a row", "", _LEFT_OUT, ""])
