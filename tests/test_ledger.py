@@ -1,5 +1,6 @@
 """The ledger's verdicts: what records they need, how they fall, and what is counted."""
 
+import dataclasses
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from bridgeout_lite import cost, ledger, models, protocol, published
+from bridgeout_lite.language import SEARCHED_P, SEARCHED_Q, language_model
 from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS, SECTIONS
 from bridgeout_lite.records import Record
 from bridgeout_lite.sweeps import SWEEPS
@@ -163,6 +165,91 @@ def test_a_published_accuracy_needs_its_network_and_three_seeds():
     assert row.judge(low).verdict == "not reproduced" and "10 epochs" in row.judge(low).scale
 
 
+# ---- language models --------------------------------------------------------------------------------------------
+
+PREFERS = {name: claim("Language modelling prefers", name) for name in ("LSTM", "transformer")}
+STATES = claim("Hidden states", "LSTM")
+PERPLEXITY = claim("Test perplexity of an LSTM")
+SMALL = {e.model: e for e in language_model() if e.method == "sparseout" and e.train}
+
+
+def language_runs(model, perplexity, *, seeds=LEAST_SEEDS, hoyer=lambda q: 0.5, best_p=0.4):
+    """The runs of the sweep on a part of the text: test perplexity ``perplexity(q)`` and a spread of 1 over seeds at
+    ``best_p``, which only the validation loss tells from the p around it; 200 without noise."""
+    records = []
+    for seed in range(seeds):
+        settings = [(p, q) for q in SEARCHED_Q for p in SEARCHED_P if not seed or p == best_p]
+        for p, q in [(0.0, 2.0), *settings]:
+            method = "sparseout" if p else "none"
+            spec = dataclasses.replace(SMALL[model], method=method, p=p, q=q, seed=seed).spec
+            valid = perplexity(q) / 100 + (p != best_p)
+            test = (perplexity(q) if p else 200.0) + (seed - 1 if p == best_p else -50)
+            places = ("hidden.0", "hidden.1") if model == "lstm" else ("blocks.0.relu", "blocks.1.relu")
+            level = {"hoyer": hoyer(q) + 0.01 * seed, "gini": hoyer(q), "zero_fraction": 0.0, "rms": 1.0}
+            layers = {place: level | {"noise_ratio": 1.0, "per_sample": level} for place in places}
+            metrics = {"valid_loss": valid, "test_loss": 1.0, "test_perplexity": test, "layers": layers}
+            records.append(Record(spec, metrics, {}))
+    return records
+
+
+@pytest.mark.parametrize(("name", "model"), [("LSTM", "lstm"), ("transformer", "transformer")])
+def test_low_q_must_beat_dropout_and_high_q(name, model):
+    found = PREFERS[name].judge(language_runs(model, lambda q: 150 + q))
+    assert found.verdict == "reproduced in direction"
+    assert found.ours == "test perplexity, n = 3, q=1 minus q=2: -1.0 [-1.0, -1.0]; minus q=2.5: -1.5 [-1.5, -1.5]"
+    assert "mean at q=1 151.0, at q=2 152.0, at q=2.5 152.5, without noise 150.0" in found.reason
+    assert "edge" not in found.reason
+    other = PREFERS[{"LSTM": "transformer", "transformer": "LSTM"}[name]]
+    assert other.judge(language_runs(model, lambda q: 150 + q)).verdict == "not run", "each model for itself"
+
+
+def test_low_q_must_beat_both():
+    found = PREFERS["LSTM"].judge(language_runs("lstm", lambda q: 150 - q * (q > 2)))
+    assert found.verdict == "not reproduced"
+    assert found.reason.startswith("of two intervals 0 lie on the claimed side of zero and 1 on the other")
+
+
+def test_the_edge_of_the_grid_is_told():
+    found = PREFERS["LSTM"].judge(language_runs("lstm", lambda q: 150 + q, best_p=0.2))
+    assert "edge of the grid for q=1, 1.25, 1.5, 2, 2.5, 3" in found.reason
+
+
+@pytest.mark.parametrize("seeds", [0, 1, LEAST_SEEDS - 1])
+def test_language_needs_its_seeds(seeds):
+    records = language_runs("lstm", lambda q: 150 + q, seeds=seeds)
+    assert {row.judge(records).verdict for row in (*PREFERS.values(), STATES)} == {"not run"}
+    lacking = [r for r in language_runs("lstm", lambda q: 150 + q) if r.spec["q"] != 1.25]
+    assert {row.judge(lacking).verdict for row in (*PREFERS.values(), STATES)} == {"not run"}
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(-0.1, "reproduced in direction"), (0.1, "not reproduced")])
+def test_hidden_states_must_be_sparser_in_every_place(slope, verdict):
+    found = STATES.judge(language_runs("lstm", lambda q: 150.0, hoyer=lambda q: 0.5 + slope * q))
+    assert found.verdict == verdict
+    assert f"hidden.1, Gini {-2 * slope:+.3f}" in found.ours and "its power is 0.67 and 0.67" in found.reason
+
+
+def test_a_perplexity_of_one_seed_is_shown_and_not_judged():
+    whole = next(e for e in language_model() if e.train is None)
+    runs = [
+        Record(dataclasses.replace(whole, seed=seed).spec, {"test_perplexity": 100.0 + seed}, {}) for seed in range(3)
+    ]
+    small = language_runs("lstm", lambda q: 150 + q)
+    assert PERPLEXITY.judge(small).verdict == "not run"
+    one = PERPLEXITY.judge([*small, runs[0]])
+    assert (one.ours, one.verdict) == ("100.0, n = 1", "not run") and "-12.7 %, -13.7 %, -9.5 %" in one.reason
+    assert PERPLEXITY.judge(runs).verdict == "reproduced in direction"
+    high = [Record(r.spec, {"test_perplexity": 2 * r.metrics["test_perplexity"]}, {}) for r in runs]
+    assert PERPLEXITY.judge(high).verdict == "not reproduced"
+
+
+def test_images_and_language_do_not_disturb_each_other():
+    language = [*language_runs("lstm", lambda q: 150 + q), *language_runs("transformer", lambda q: 150 + q)]
+    alone, both = ledger.ledger_table(runs(5.0)), ledger.ledger_table([*runs(5.0), *language])
+    mine = alone["section"] == "Sparsity in language models"
+    assert alone[~mine].equals(both[~mine]) and not alone[mine].equals(both[mine])
+
+
 # ---- what is counted --------------------------------------------------------------------------------------------
 
 
@@ -233,7 +320,6 @@ def test_a_run_that_diverged_is_passed_over():
 
 def test_chapter_4_has_rows_4_to_7():
     assert [c.command for c in CLAIMS[3:7]] == ["`bridgeout sweep activation-grid`"] * 4
-    assert CLAIMS[7].claim.startswith("Language")
 
 
 def test_without_records_what_is_measured_says_not_run():
