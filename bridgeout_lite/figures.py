@@ -30,8 +30,8 @@ PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 # One colour and marker for each q, the same in every chapter: blue is sparse, red is dense, grey is dropout.
-Q_COLOURS = {0.5: PURPLE, 1.0: BLUE, 1.5: SKY, 2.0: GREY, 2.5: ORANGE, 3.0: RED, 4.0: GREEN}
-Q_MARKERS = {0.5: "v", 1.0: "o", 1.5: "s", 2.0: "X", 2.5: "^", 3.0: "D", 4.0: "P"}
+Q_COLOURS = {0.5: PURPLE, 1.0: BLUE, 1.25: GREEN, 1.5: SKY, 2.0: GREY, 2.5: ORANGE, 3.0: RED, 4.0: GREEN}
+Q_MARKERS = {0.5: "v", 1.0: "o", 1.25: "*", 1.5: "s", 2.0: "X", 2.5: "^", 3.0: "D", 4.0: "P"}
 
 # Colour and marker for each drop probability of the recorded grid.
 P_STYLES = {0.05: (GREEN, "^"), 0.1: (SKY, "o"), 0.2: (BLUE, "s"), 0.3: (PURPLE, "v")}

@@ -207,8 +207,7 @@ def at_tuned(rows: pd.DataFrame, records: Iterable[Record], model: str) -> pd.Da
 
 def _all_seeds(rows: pd.DataFrame) -> bool:
     """Has every q of the search its seeds?"""
-    seeds = rows.groupby("q")["seed"].nunique() if len(rows) else {}
-    return all(seeds.get(q, 0) >= LEAST_SEEDS for q in SEARCHED_Q)
+    return len(rows) > 0 and all(rows["seed"][rows["q"] == q].nunique() >= LEAST_SEEDS for q in SEARCHED_Q)
 
 
 def _sparser_is_better(model: str) -> Judge:
