@@ -1,4 +1,4 @@
-"""The command ``bridgeout``: check the machine, get the data, train one network, run a recorded sweep."""
+"""The command ``bridgeout``: check the machine, get the data, train, run sweeps, look at what is recorded."""
 
 import argparse
 import dataclasses
