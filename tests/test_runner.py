@@ -240,10 +240,13 @@ def test_bad_options(tmp_path, options, message):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="/proc takes no files even from root")
 def test_a_store_in_an_impossible_place_is_found_out_before_training(tmp_path, counted):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"the store .* cannot be written \(.*\): name a file in a folder of yours"):
+    with pytest.raises(OSError, match=r"^cannot read the store .*grid.jsonl \(Not a directory\)"):
         sweep([QUICK], tmp_path / "file" / "grid.jsonl", **DEVICE)
+    with pytest.raises(OSError, match=r"^the store .* cannot be written \(.*\): name a file in a folder of yours"):
+        sweep([QUICK], "/proc/nobody/grid.jsonl", **DEVICE)
     assert not counted
 
 
