@@ -295,14 +295,14 @@ def fit_language(
                 f"the training loss is {train_loss} and the validation loss {valid_loss} in epoch {epoch + 1}: "
                 f"lower lr (now {recipe.lr:g}) or p, or set clip"
             )
-        bar.set_postfix(loss=f"{train_loss:.3f}", valid_perplexity=f"{math.exp(valid_loss):.1f}")
+        bar.set_postfix(loss=f"{train_loss:.3f}", valid_perplexity=f"{perplexity(valid_loss):.1f}")
         return {
             "epoch": epoch + 1,
             "lr": lr,
             "train_loss": train_loss,
-            "train_perplexity": math.exp(train_loss),
+            "train_perplexity": perplexity(train_loss),
             "valid_loss": valid_loss,
-            "valid_perplexity": math.exp(valid_loss),
+            "valid_perplexity": perplexity(valid_loss),
             "seconds": seconds,
             "tokens_per_second": steps * text[: recipe.length].numel() / seconds,
         }
@@ -326,6 +326,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
     """Cross-entropy in nats of logits (time, batch, vocabulary) for targets (time, batch); targets of -100 are left
     out."""
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats a token; infinite beyond the range of floats, where ``math.exp`` raises OverflowError."""
+    return torch.tensor(loss, dtype=torch.float64).exp().item()
 
 
 @torch.inference_mode()
@@ -466,16 +471,9 @@ class LanguageExperiment:
             return model
         return attach_sparseout(model, self.p, self.q, shared=0 if self.same_mask else None, where=is_noise_place)
 
-    def run(
-        self,
-        *,
-        device: str | torch.device = "auto",
-        checkpoint: str | Path | None = None,
-        progress: bool = True,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-    ) -> Record:
-        """See :func:`run_language`."""
-        return run_language(self, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch)
+    def run(self, **options: Any) -> Record:
+        """:func:`run_language` on this experiment's data."""
+        return run_language(self, **options)
 
 
 def run_language(
@@ -532,7 +530,7 @@ def run_language(
         for part in ("valid", "test")
     }
     metrics: dict[str, Any] = {f"{part}_loss": loss for part, loss in losses.items()}
-    metrics |= {f"{part}_perplexity": math.exp(loss) for part, loss in losses.items()}
+    metrics |= {f"{part}_perplexity": perplexity(loss) for part, loss in losses.items()}
     metrics["parameters"] = sum(p.numel() for p in model.parameters())
     metrics["history"] = {k: history.frame[k].tolist() for k in ("train_loss", "valid_loss")}
     measured = tokens.valid[:MEASURED_TOKENS]

@@ -267,15 +267,20 @@ def detach_bridgeout(model: nn.Module) -> nn.Module:
             for position in reversed([k for k, p in enumerate(chain) if isinstance(p, Bridgeout)]):
                 del chain[position]  # type: ignore[union-attr]
             continue
-        # torch keeps the parametrized weight as a property of a class made for the module, which deep copies share
-        shared = type(module)
-        module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
-        # leave_parametrized=True would freeze one noisy draw into the weight
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        # the weight comes back last; optimizers and state dicts count on its old place, first
-        for name in [name for name in module._parameters if name != "weight"]:
-            module._parameters[name] = module._parameters.pop(name)
+        unparametrize(module)
     return model
+
+
+def unparametrize(module: nn.Module) -> None:
+    """Give a module back the original of its parametrized weight, as if it had never been parametrized."""
+    # torch keeps the parametrized weight as a property of a class made for the module, which deep copies share
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+    # leave_parametrized=True would freeze one noisy draw into the weight
+    parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    # the weight comes back last; optimizers and state dicts count on its old place, first
+    for name in [name for name in module._parameters if name != "weight"]:
+        module._parameters[name] = module._parameters.pop(name)
 
 
 def _bridgeouts(module: nn.Module) -> list[nn.Module]:

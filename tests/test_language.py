@@ -403,3 +403,8 @@ def test_p_is_tuned_on_validation_loss():
     records = [record(run, abs(run.p - 0.4)) for run in runs]
     records += [record(dataclasses.replace(runs[0], seed=1), -9.0), record(dataclasses.replace(runs[0], width=8), -9.0)]
     assert language.tuned(records) == {("lstm", 1.5): 0.4}
+
+
+def test_a_loss_without_a_perplexity_is_no_error():
+    assert language.perplexity(math.log(120.0)) == pytest.approx(120.0)
+    assert language.perplexity(1000.0) == math.inf, "a run near divergence must not stop a sweep"

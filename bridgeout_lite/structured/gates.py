@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..layers import Where, attach_bridgeout
+from ..layers import Where, attach_bridgeout, unparametrize
 from ..noise import check_choice, check_fraction, check_probability, keep_mask, smallest
 from .base import Regulariser, check_positive, is_convolution, pick, zero_like
 
@@ -212,11 +212,5 @@ def _detach(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
             continue
         with torch.no_grad():
             chain.original.copy_(chain.eval()())
-        # torch keeps the parametrized weight as a property of a class made for the module, which deep copies share
-        shared = type(module)
-        module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        # the weight comes back last; optimizers and state dicts count on its old place, first
-        for name in [name for name in module._parameters if name != "weight"]:
-            module._parameters[name] = module._parameters.pop(name)
+        unparametrize(module)
     return model
