@@ -77,8 +77,8 @@ def still_page(*figures, folder: Path, change=lambda state: None) -> str:
     models = data["manager_state"]["state"]
     for view in data["view_specs"]:
         change(models[view["model_id"]]["state"])
-    # a closing tag inside the JSON would end the script early
-    state = json.dumps(data["manager_state"], allow_nan=True).replace("</", "<\\/")
+    # keys are sorted, as they are in a stored notebook; a closing tag inside the JSON would end the script early
+    state = json.dumps(data["manager_state"], allow_nan=True, sort_keys=True).replace("</", "<\\/")
     views = "".join(
         f'<script type="application/vnd.jupyter.widget-view+json">{json.dumps(view)}</script>'
         for view in data["view_specs"]

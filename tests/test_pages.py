@@ -52,6 +52,7 @@ def test_page_is_whole_without_a_network(browser, server, name, scheme):
     try:
         assert refused == [] and complaints == []
         assert page.locator("article h1").count() == 1
+        assert page.get_by_text("This figure cannot be drawn").count() == 0
         assert page.locator("mjx-merror, .problematic, .system-message").count() == 0
         if "$" in name or page.locator(".math").count():
             assert page.locator("mjx-container").count() > 0

@@ -159,7 +159,9 @@ function recorded(tasks) {
 export default figure((fig) => {
   const get = (key) => fig.model.get(key), note = html("p", { class: "sbn-note" });
   fig.root.classList.add("sbn-headline");
-  const tasks = recorded(get("tasks")), [first] = Object.keys(tasks);
+  const tasks = recorded(get("tasks"));
+  const first = Object.keys(tasks).find((name) => tasks[name].sign > 0); // a stored page has its keys sorted
+  need(first, "no task has a score of which higher is better");
   const quantiles = get("quantiles"), exponents = get("controls").q.values;
   const sides = [true, false].map((image) => column(fig, { exponents, quantiles, image }));
   fig.panels.append(...[0, 1].flatMap((row) => sides.map(({ boxes }) => boxes[row]))); // scores above, sparsity below
