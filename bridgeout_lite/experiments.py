@@ -137,7 +137,7 @@ def dropout_places(model: str) -> Where:
     """Where the pruning study's Dropout baseline sits in a model of this name: in the residual nets inside the blocks,
     elsewhere behind every nonlinearity. (Its released code drops only 75 % of the channels, the weakest of each image,
     by default; here all.)"""
-    names = {"resnet34c": ("relu1", "norm2")}.get(model, ("conv1",) if model.startswith("wrn") else ())
+    names = ("relu1", "norm2") if model.startswith("resnet") else ("conv1",) if model.startswith("wrn") else ()
     if not names:
         return is_activation
     return lambda name, module: name.startswith("stage") and name.endswith(names)
