@@ -34,6 +34,7 @@ FLOORS = {
     "pruning": 4,
     "protocol": 5,
     "structured": 5,
+    "arena": 6,
     "experiments": 6,
     "runner": 6,
     "sweeps": 7,
