@@ -77,16 +77,16 @@ CONTENDERS: dict[str, Contender] = {
     "dropconnect": Contender("DropConnect", _probabilities(0.05, 0.2)),
     "bridgeout": Contender("Batch Bridgeout", ({"p": 0.1}, {"p": 0.03, "q": 1.5}, {"p": 0.01, "q": 1.0})),
     "targeted": Contender("Targeted Dropout", ({"p": 0.5, "strength": 0.25}, {"p": 0.5, "strength": 0.5})),
-    "l0-gates": Contender("L0 gates", _strengths(1e-4, 2e-4, 3e-4)),
-    "l1": Contender("L1", _strengths(3e-4, 1e-3, 3e-3)),
-    "group-lasso": Contender("group lasso", _strengths(3e-4, 1e-3, 3e-3)),
+    "l0-gates": Contender("L0 gates", _strengths(2e-5, 6e-5)),
+    "l1": Contender("L1", _strengths(3e-3, 1e-2)),
+    "group-lasso": Contender("group lasso", _strengths(5e-3, 2e-2)),
     "sgl-l1": Contender("sparse group lasso", _strengths(1e-4, 3e-4)),
     "sgl-l0": Contender("sparse group l0", _strengths(1e-4, 3e-4)),
     "sgl-transformed-l1": Contender("sparse group transformed l1", _strengths(1e-4, 3e-4)),
     "sgl-l1-l2": Contender("sparse group l1 - l2", _strengths(1e-4, 3e-4)),
     "sgl-scad": Contender("sparse group SCAD", _strengths(1e-4, 3e-4)),
-    "oicsr": Contender("OICSR", _strengths(1e-3, 3e-3, 1e-2)),
-    "feature-flow": Contender("feature flow", _strengths(3e-5, 3e-4, 3e-3)),
+    "oicsr": Contender("OICSR", _strengths(1e-3, 5e-3)),
+    "feature-flow": Contender("feature flow", _strengths(3e-4, 3e-3)),
 }
 
 # Rows of the arena that need no training of their own, or are no method.
@@ -335,11 +335,18 @@ def _latency(model: nn.Module, images: Images, experiment: ArenaExperiment, rank
     return latencies(networks, x, rounds=5)
 
 
-def search(model: str, width: float) -> list[ArenaExperiment]:
-    """Every strength of every contender on one network, one seed."""
-    common: dict[str, Any] = {"model": model, "width": width}
+# The networks of the arena, with the number of training images that the budget allows.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "vgg11": {"model": "vgg11", "width": 0.25, "train": 10000},
+    "resnet14": {"model": "resnet14", "width": 0.5, "train": 8000},
+}
+
+
+def search(network: str) -> list[ArenaExperiment]:
+    """Every strength of every contender on one of ``NETWORKS``, with seed 0."""
+    check_choice(network, tuple(NETWORKS), "network")
     return [
-        ArenaExperiment(method=method, **strength, **common)
+        ArenaExperiment(method=method, **strength, **NETWORKS[network])
         for method, contender in CONTENDERS.items()
         for strength in contender.strengths
     ]
