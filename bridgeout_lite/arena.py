@@ -352,6 +352,23 @@ def search(network: str) -> list[ArenaExperiment]:
     ]
 
 
+# The strength of each contender, by its place in ``CONTENDERS``, that :func:`choose_strengths` finds on the search's
+# records; where a network or contender is missing, the first.
+CHOSEN: dict[str, dict[str, int]] = {}
+
+
+def repeats(network: str) -> list[ArenaExperiment]:
+    """The chosen strengths of one of ``NETWORKS`` with two more seeds, and small networks from scratch with three."""
+    check_choice(network, tuple(NETWORKS), "network")
+    common, chosen = NETWORKS[network], CHOSEN.get(network, {})
+    scratch = [ArenaExperiment(method="scratch", cut=a, seed=s, **common) for s in range(3) for a in AMOUNTS if a]
+    return [
+        ArenaExperiment(method=method, seed=seed, **contender.strengths[chosen.get(method, 0)], **common)
+        for seed in (1, 2)
+        for method, contender in CONTENDERS.items()
+    ] + scratch
+
+
 def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, treatment, split and operating point: network, method, label, setting (its strength in words),
     seed, ranking, treatment (of ``TREATMENTS``), split, amount, accuracy (%), parameters, macs, latency_ms (nan for the
