@@ -86,7 +86,7 @@ CONTENDERS: dict[str, Contender] = {
     "sgl-l0": Contender("sparse group l0", _strengths(1e-4), _strengths(3e-4)),
     "sgl-transformed-l1": Contender("sparse group transformed l1", _strengths(1e-4), _strengths(3e-4)),
     "sgl-l1-l2": Contender("sparse group l1 - l2", _strengths(1e-4), _strengths(3e-4)),
-    "sgl-scad": Contender("sparse group SCAD", _strengths(1e-4), _strengths(3e-4)),
+    "sgl-scad": Contender("sparse group SCAD", _strengths(1e-4, 3e-4)),
     "oicsr": Contender("OICSR", _strengths(1e-3, 5e-3)),
     "feature-flow": Contender("feature flow", _strengths(3e-4, 3e-3)),
 }
