@@ -227,8 +227,8 @@ class Arena(Figure):
         """How many methods have a network within the budget, the highest mean accuracy (%) among these with its 95 %
         interval (nan where there is none), and how many points the front has."""
         ranked = self.ranking()
-        best = ranked[["accuracy", "low", "high"]].reindex([0]).iloc[0]
-        return {"methods": float(len(ranked)), **best.to_dict(), "front": float(len(self.front()))}
+        best = {name: float(ranked[name].get(0, math.nan)) for name in ("accuracy", "low", "high")}
+        return {"methods": float(len(ranked))} | best | {"front": float(len(self.front()))}
 
     def picture(self) -> Picture:
         fig, (curves, ranks) = panels(2, width=11, height=4.6, layout="constrained")
@@ -245,9 +245,8 @@ class Arena(Figure):
                 curves.plot(rows["share"], rows["accuracy"], color=GREY, alpha=0.4, linewidth=0.8, marker=".")
         front = self.front()
         curves.step(front["share"], front["accuracy"], where="post", color="black", linestyle=":", marker="")
-        curves.plot(
-            front["share"], front["accuracy"], "o", markersize=9, fillstyle="none", color="black", label="front"
-        )
+        ring = {"marker": "o", "markersize": 9, "fillstyle": "none", "linestyle": "", "color": "black"}
+        curves.plot(front["share"], front["accuracy"], **ring, label="Pareto front")
         curves.axvline(self.budget, color=RED, linewidth=1)
         name = NETWORKS.get(self.network, self.network)
         curves.set(xscale="log", xlabel="multiply-adds kept (%)", ylabel="test accuracy (%)")
