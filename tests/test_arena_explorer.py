@@ -396,6 +396,7 @@ def test_a_tick_gives_a_colour_and_takes_it_away(opened, figure):
     point, taken = page.evaluate(
         """() => {
             const path = document.querySelector(".sbn-method[data-slot='0'] .sbn-hit");
+            path.scrollIntoView({block: "center"});
             const at = path.getPointAtLength(0.4 * path.getTotalLength());
             const {x, y} = at.matrixTransform(path.getScreenCTM());
             return [[x, y], document.elementFromPoint(x, y).closest(".sbn-method").firstChild.textContent];

@@ -148,12 +148,10 @@ function toggle(fig, key) {
 /** All methods, by their accuracy within the budget; a tick gives a method a colour. */
 function table(fig, methods) {
   const caption = html("caption", {}), body = html("tbody", {});
-  const heads = [["", "rank"], ["method", "name"], ["", "span"], ["accuracy (%)", "mean"], ["multiply-adds (M)", "macs"], ["para\u00admeters (M)", "size"], ["la\u00adtency (ms)", "time"]];
+  const heads = [["#", "rank"], ["method", "name"], ["", "span"], ["accuracy (%)", "mean"], ["multiply-adds (M)", "macs"], ["para\u00admeters (M)", "size"], ["la\u00adtency (ms)", "time"]];
   const cell = (tag, name, attributes, ...children) => html(tag, { class: `sbn-${name}`, ...attributes }, ...children);
   const head = heads.map(([text, name]) =>
-    name === "rank" ? cell("th", name, { scope: "col" }, html("span", { class: "sbn-live" }, "rank"), "#")
-      : name === "span" ? cell("td", name, { "aria-hidden": "true" })
-      : cell("th", name, { scope: "col" }, text));
+    text ? cell("th", name, { scope: "col", "aria-label": name === "rank" && "rank" }, text) : cell("td", name, { "aria-hidden": "true" }));
   const rows = methods.map(([key, label]) => {
     const check = html("input", { type: "checkbox", name: `show ${key}` }), sign = html("span", {}), rank = cell("td", "rank");
     const ring = html("span", { class: "sbn-ring", role: "img", "aria-label": "on the front" });
