@@ -148,7 +148,7 @@ function toggle(fig, key) {
 /** All methods, by their accuracy within the budget; a tick gives a method a colour. */
 function table(fig, methods) {
   const caption = html("caption", {}), body = html("tbody", {});
-  const heads = [["#", "rank"], ["method", "name"], ["", "span"], ["accuracy (%)", "mean"], ["multiply-adds (M)", "macs"], ["para\u00admeters (M)", "size"], ["la\u00adtency (ms)", "time"]];
+  const heads = [["#", "rank"], ["method", "name"], ["", "span"], ["accuracy (%)", "mean"], ["multiply-adds (M)", "macs"], ["para\u00admeters (M)", "size"], ["la\u00adtency (%)", "time"]];
   const cell = (tag, name, attributes, ...children) => html(tag, { class: `sbn-${name}`, ...attributes }, ...children);
   const head = heads.map(([text, name]) =>
     text ? cell("th", name, { scope: "col", "aria-label": name === "rank" && "rank" }, text) : cell("td", name, { "aria-hidden": "true" }));
@@ -236,7 +236,8 @@ export default figure((fig) => {
   fig.start.alone = get("alone");
   fig.panels.before(html("div", { class: "sbn-choices" }, choices.network, choices.treatment)); // stored pages sort the controls
   const drawTable = table(fig, methods), timed = get("timed");
-  if (timed) fig.readout.before(html("p", { class: "sbn-timed" }, `Latency: ${timed}.`));
+  const about = `Latency: of the whole network's in the same run, median over seeds${timed ? `; ${timed}` : ""}.`;
+  fig.readout.before(html("p", { class: "sbn-timed" }, about));
 
   const frontOf = (shown) => paretoFront(shown.map((point) => point[SHARE]), shown.map((point) => point[MEAN])).map((k) => shown[k]);
   const present = () => {

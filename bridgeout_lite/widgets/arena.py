@@ -9,6 +9,7 @@ import traitlets
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import LogLocator, NullLocator
 
+from ..arena import LABELS, TREATMENTS
 from ..figures import BLUE, GREEN, GREY, ORANGE, RED, panels
 from ..protocol import pareto_front
 from ..records import summarise
@@ -16,8 +17,6 @@ from .base import Figure, finite
 
 NETWORKS = {"vgg11": "VGG", "resnet14": "ResNet"}
 """What the page calls the networks; another is called by its key."""
-
-TREATMENTS = ("removed, recalibrated", "fine-tuned")
 
 STYLES = (
     (BLUE, "o", "-"),
@@ -38,14 +37,15 @@ CHOSEN = ("bridgeout", "sparseout", "none", "scratch", "random")
 _NEAR = 1.05
 
 _POINT = ("network", "method", "treatment", "amount")
-_COSTS = ("macs", "parameters", "latency_ms")
+_COSTS = ("macs", "parameters", "latency")
 
 
 def _points(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each network, method, treatment and amount: accuracy (mean, low, high, n), macs and parameters (means
-    over seeds), latency_ms (median), and the share of the whole network's multiply-adds, in %."""
+    over seeds); in % of the whole network's, the share of the multiply-adds, and latency (median over seeds)."""
     by = [*_POINT]
-    missing = [name for name in (*by, "label", "seed", "accuracy", *_COSTS) if name not in frame.columns]
+    given = (*by, "label", "seed", "accuracy", "macs", "parameters", "latency_ms")
+    missing = [name for name in given if name not in frame.columns]
     if missing or not len(frame):
         what = f"no column {', '.join(missing)}" if missing else "no row"
         raise ValueError(f"the arena's frame has {what}: give one row a seed, as the docstring of Arena has it")
@@ -64,7 +64,12 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
     whole = frame[frame["amount"] == 0].groupby("network")["macs"].max()
     for network in set(frame["network"]) - set(whole.index):
         raise ValueError(f"no row of {network} has amount 0.0, the whole network, of which shares are: add its rows")
-    costs = frame.groupby(by)[[*_COSTS]].agg({"macs": "mean", "parameters": "mean", "latency_ms": "median"})
+    # only times of one run, taken in turn, can be compared
+    run = ["network", "method", "seed"]
+    base = frame[frame["amount"] == 0].groupby(run)["latency_ms"].first().rename("base")
+    frame = frame.join(base, on=run)
+    frame["latency"] = 100 * frame["latency_ms"] / frame["base"]
+    costs = frame.groupby(by)[[*_COSTS]].agg({"macs": "mean", "parameters": "mean", "latency": "median"})
     table = summarise(frame, by, "accuracy").rename(columns={"mean": "accuracy"}).merge(costs.reset_index(), on=by)
     table["share"] = 100 * table["macs"] / table["network"].map(whole)
     numbers = ["accuracy", "low", "high", "share", *_COSTS]
@@ -96,7 +101,7 @@ class Arena(Figure):
         frame: one row a seed (or what makes such a data frame), with columns network ("vgg11", "resnet14"), method (a
             key), label (its name), treatment ("removed, recalibrated" or "fine-tuned"), amount (share of the filters
             that are removed; 0.0 is the whole network), seed, accuracy (test, %), macs, parameters, latency_ms (nan
-            where it was not measured). What was not run is not there.
+            where it was not measured; it is shown in % of the same run's at amount 0.0). What was not run is not there.
         failures: why a method has no row, by its key, or by (network, key) where it failed on one network alone.
         chosen: keys of the methods that are shown in colour, at most eight.
         timed: on what latency was measured, in words.
@@ -108,6 +113,8 @@ class Arena(Figure):
     Raises:
         ValueError: the frame has no row, lacks a column, has a row twice, a number that is not finite, another
             treatment, or no whole network; a failure or a control is of what is not there.
+
+    See :func:`bridgeout_lite.arena.final` for such a frame of recorded runs.
     """
 
     file = "arena"
@@ -124,7 +131,7 @@ class Arena(Figure):
     """[key, label] each."""
     points: Any = traitlets.List().tag(sync=True)
     """Places of network, method and treatment, amount, share (%), accuracy, low, high, seeds, macs, parameters, latency
-    (ms) each; null where there is no interval or no latency."""
+    (%) each; null where there is no interval or no latency."""
     failures: Any = traitlets.List().tag(sync=True)
     """Places of network and method, and the reason, each."""
     timed = traitlets.Unicode().tag(sync=True)
@@ -148,7 +155,7 @@ class Arena(Figure):
             where, method = (networks, key) if isinstance(key, str) else ([key[0]], key[1])
             if not {*where} <= {*networks}:
                 raise ValueError(f"a failure is of network {where[0]!r}; the frame has {', '.join(networks)}")
-            labels.setdefault(method, method)
+            labels.setdefault(method, LABELS.get(method, method))
             failed += [(network, method, reason) for network in where]
         methods = list(labels)
         table["place"] = table["method"].map(methods.index)
@@ -215,7 +222,8 @@ class Arena(Figure):
 
     def ranking(self) -> pd.DataFrame:
         """The methods that have a network within the budget, one row each, by mean accuracy: method, label, accuracy,
-        low, high (95 % interval; nan with one seed), n (seeds), amount, share (%), macs, parameters, latency_ms."""
+        low, high (95 % interval; nan with one seed), n (seeds), amount, share (%), macs, parameters, latency
+        (% of the whole network's)."""
         rows = self._present()
         rows = rows[rows["share"] <= self.budget].sort_values("share", kind="stable").groupby("method").tail(1)
         rows = rows.sort_values(["accuracy", "place"], ascending=[False, True], ignore_index=True)
