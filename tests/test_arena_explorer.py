@@ -105,8 +105,22 @@ def test_the_numbers_are_those_of_the_first(figure):
     assert numbers["methods"] == len(figure.ranking()) == 19 and numbers["front"] == len(figure.front())
     assert [numbers[k] for k in ("accuracy", "low", "high")] == [first[k] for k in ("accuracy", "low", "high")]
     figure.network, figure.budget = "resnet14", min(figure.controls["budget"]["values"])
-    figure.treatment = TREATMENTS[1]
     assert figure.numbers()["methods"] == len(figure.ranking()) < 19
+    alone = Arena(FRAME[FRAME["method"] == "random"]).numbers()  # one seed
+    assert alone.keys() == {"methods", "accuracy", "front"}
+
+
+NOTHING = FRAME[(FRAME["network"] == "vgg11") | (FRAME["amount"] == 0)]
+"""The ResNet as it was trained alone, so that small budgets leave nothing of it."""
+
+
+def test_a_budget_may_leave_nothing():
+    figure = Arena(NOTHING, network="resnet14", treatment=TREATMENTS[0])
+    figure.budget = figure.controls["budget"]["values"][0]
+    assert figure.numbers() == {"methods": 0, "front": len(figure.front())} and len(figure.front()) == 1
+    assert len(figure.picture().axes) == 2
+    figure.treatment = TREATMENTS[1]  # of which nothing is recorded
+    assert figure.numbers() == {"methods": 0, "front": 0} and figure.picture() is not None
 
 
 def test_the_front_is_of_what_is_shown(figure):
@@ -314,9 +328,9 @@ def agree(page, figure):
     shown = page.evaluate(SHOWN)
     assert shown["controls"] == {name: getattr(figure, name) for name in figure.controls}
     expected = figure.numbers()
-    assert shown["numbers"].keys() == expected.keys()
     for name, value in shown["numbers"].items():
-        assert value == pytest.approx(expected[name], rel=1e-6, nan_ok=True), name
+        assert value == pytest.approx(expected.pop(name, math.nan), rel=1e-6, nan_ok=True), name
+    assert not expected
     ranking = figure.ranking()
     assert len(shown["rows"]) == len(figure.methods)
     front = figure.front()
@@ -351,6 +365,23 @@ def test_the_page_says_what_python_says(opened, figure):
     page.get_by_role("button", name="Reset").click()
     agree(page, Arena(FRAME, failures=FAILED))
     page.wait_for_function("document.querySelector('.sbn-live').textContent.startsWith('VGG, fine-tuned, budget ')")
+
+
+@pytest.mark.pages
+def test_a_budget_that_leaves_nothing_says_so(opened):
+    figure = Arena(NOTHING, network="resnet14", treatment=TREATMENTS[0])
+    page = opened(figure)
+    page.locator("input[name=budget]").press("Home")
+    figure.budget = figure.controls["budget"]["values"][0]
+    agree(page, figure)
+    assert (
+        page.locator(".sbn-ranks caption").text_content()
+        == f"No network is within {figure.budget} % of the multiply-adds."
+    )
+    page.get_by_label("fine-tuned", exact=True).check()
+    figure.treatment = TREATMENTS[1]
+    agree(page, figure)
+    assert page.get_by_text("nothing is recorded here").count() == 1
 
 
 @pytest.mark.pages

@@ -123,7 +123,7 @@ function chart(fig, methods) {
     stairs.set(xs, ys, xlim[1]);
     rings.set(xs, ys);
     const shown = points.some((point) => !alone || places[point[METHOD]] !== OTHER);
-    none.set((xlim[0] + xlim[1]) / 2, (ylim[0] + ylim[1]) / 2, shown ? "" : "choose a method in the table");
+    none.set((xlim[0] + xlim[1]) / 2, (ylim[0] + ylim[1]) / 2, shown ? "" : points.length ? "choose a method in the table" : "nothing is recorded here");
     const key = (sign, text) => html("li", {}, sign, text);
     const lines = places.map((place, k) => [place, k]).filter(([place]) => place !== OTHER).sort(([a], [b]) => a - b);
     legend.replaceChildren(

@@ -233,10 +233,11 @@ class Arena(Figure):
 
     def numbers(self) -> dict[str, float]:
         """How many methods have a network within the budget, the highest mean accuracy (%) among these with its 95 %
-        interval (nan where there is none), and how many points the front has."""
+        interval (left out where there is none), and how many points the front has."""
         ranked = self.ranking()
         best = {name: float(ranked[name].get(0, math.nan)) for name in ("accuracy", "low", "high")}
-        return {"methods": float(len(ranked))} | best | {"front": float(len(self.front()))}
+        known = {name: value for name, value in best.items() if not math.isnan(value)}
+        return {"methods": float(len(ranked))} | known | {"front": float(len(self.front()))}
 
     def picture(self) -> Picture:
         fig, (curves, ranks) = panels(2, width=11, height=4.6, layout="constrained")
