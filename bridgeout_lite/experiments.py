@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import IMAGE_SETS, Images, data_folder, load_images
-from .layers import Where, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout, is_activation
+from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from .models import MODELS, build_model
 from .noise import FORMS, GRADIENTS, TARGETS, check_choice, check_exponent, check_fraction, check_probability
-from .protocol import measure_latency, measure_pruning
+from .protocol import dropout_places, measure_latency, measure_pruning
 from .pruning import remove_filters
 from .records import Record, provenance, rounded
 from .sparsity import capture_activations, record_activations
@@ -131,16 +131,6 @@ class Experiment:
 @functools.lru_cache(maxsize=1)
 def _images(dataset: str, train: int | None, valid: int, root: Path) -> Images:
     return load_images(dataset, root, train=train, valid=valid)
-
-
-def dropout_places(model: str) -> Where:
-    """Where the pruning study's Dropout baseline sits in a model of this name: in the residual nets inside the blocks,
-    elsewhere behind every nonlinearity. (Its released code drops only 75 % of the channels, the weakest of each image,
-    by default; here all.)"""
-    names = {"resnet34c": ("relu1", "norm2")}.get(model, ("conv1",) if model.startswith("wrn") else ())
-    if not names:
-        return is_activation
-    return lambda name, module: name.startswith("stage") and name.endswith(names)
 
 
 def run(

@@ -129,21 +129,24 @@ class WideBlock(nn.Module):
         return out
 
 
-def resnet34c(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> nn.Sequential:
-    """The study's "ResNet-34": 3, 4 and 6 :class:`ResidualBlock` of 16, 32 and 64 channels; 27 convolutions of 3x3.
-
-    0.51 M parameters and 60 M multiply-adds an image. It has the widths of the CIFAR ResNets and nothing of the
-    ImageNet ResNet-34 but its first numbers of blocks, hence the c. Modules: conv, norm, relu, stage1.0 ... stage3.5,
+def resnet(
+    width: float = 1.0, num_classes: int = 10, in_channels: int = 3, *, blocks: tuple[int, int, int] = (3, 4, 6)
+) -> nn.Sequential:
+    """Three stages of :class:`ResidualBlock` of 16, 32 and 64 channels. Modules: conv, norm, relu, stage1.0 ...,
     classifier.
+
+    "resnet34c" is the study's "ResNet-34", with 3, 4 and 6 blocks and 27 convolutions of 3x3: 0.51 M parameters and
+    60 M multiply-adds an image. It has the widths of the CIFAR ResNets and nothing of the ImageNet ResNet-34 but its
+    first numbers of blocks, hence the c. "resnet14" has 2 blocks a stage: 0.18 M and 27 M.
     """
     c1, c2, c3 = (_scaled(c, width) for c in (16, 32, 64))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv"] = nn.Conv2d(in_channels, c1, 3, padding=1)
     layers["norm"] = nn.BatchNorm2d(c1)
     layers["relu"] = nn.ReLU()
-    layers["stage1"] = _stage(ResidualBlock, 3, c1, c1, 1)
-    layers["stage2"] = _stage(ResidualBlock, 4, c1, c2, 2)
-    layers["stage3"] = _stage(ResidualBlock, 6, c2, c3, 2)
+    layers["stage1"] = _stage(ResidualBlock, blocks[0], c1, c1, 1)
+    layers["stage2"] = _stage(ResidualBlock, blocks[1], c1, c2, 2)
+    layers["stage3"] = _stage(ResidualBlock, blocks[2], c2, c3, 2)
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["classifier"] = nn.Linear(c3, num_classes)
@@ -201,7 +204,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "smallcnn-plain": partial(smallcnn, batchnorm=False),
     "vgg11": partial(vgg, stages=VGG11),
     "vgg16": vgg,
-    "resnet34c": resnet34c,
+    "resnet14": partial(resnet, blocks=(2, 2, 2)),
+    "resnet34c": resnet,
     "wrn-10-2": partial(wide_resnet, depth=10, factor=2),
     "wrn-16-2": partial(wide_resnet, depth=16, factor=2),
     "wrn-16-4": partial(wide_resnet, depth=16, factor=4),

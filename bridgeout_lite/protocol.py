@@ -18,6 +18,7 @@ from torch.nn.utils import prune as masks
 
 from .cost import latencies
 from .data import Images
+from .layers import Where, is_activation
 from .noise import check_choice
 from .pruning import curve, prune, remove_filters
 from .records import Record, summarise
@@ -74,6 +75,16 @@ def prune_as_released(model: nn.Module, amount: float) -> nn.Module:
     for norm in [m for m in model.modules() if isinstance(m, _BatchNorm)]:
         masks.l1_unstructured(norm, "weight", int(norm.num_features * amount))
     return model
+
+
+def dropout_places(model: str) -> Where:
+    """Where the pruning study's Dropout baseline sits in a model of this name: in the residual nets inside the blocks,
+    elsewhere behind every nonlinearity. (Its released code drops only 75 % of the channels, the weakest of each image,
+    by default; here all.)"""
+    names = ("relu1", "norm2") if model.startswith("resnet") else ("conv1",) if model.startswith("wrn") else ()
+    if not names:
+        return is_activation
+    return lambda name, module: name.startswith("stage") and name.endswith(names)
 
 
 def measure_pruning(

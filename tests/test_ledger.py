@@ -1,15 +1,17 @@
 """The ledger's verdicts: what records they need, how they fall, and what is counted."""
 
 import dataclasses
+import math
 import re
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from bridgeout_lite import cost, ledger, models, protocol, published
 from bridgeout_lite.language import SEARCHED_P, SEARCHED_Q, language_model
-from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS, SECTIONS
+from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS, SECTIONS, sizes
 from bridgeout_lite.records import Record
 from bridgeout_lite.sweeps import SWEEPS
 
@@ -282,14 +284,14 @@ def test_the_counts_of_a_residual_network_are_those_of_a_real_one(network):
 
 def test_counting_without_weights_is_counting():
     model = models.build_model("resnet34c", num_classes=100)
-    assert ledger._counts(lambda: models.build_model("resnet34c", num_classes=100)) == cost.count(
+    assert sizes.counts(lambda: models.build_model("resnet34c", num_classes=100)) == cost.count(
         model, torch.zeros(1, 3, 32, 32)
     )
 
 
 @pytest.mark.parametrize(("digits", "verdict"), [("14.73 M", "reproduced"), ("14.72 M", "not reproduced")])
 def test_counts_are_compared_as_they_are_rounded(digits, verdict):
-    found = ledger._counted({"parameters": digits}, lambda: {"parameters": 14_728_266})([])
+    found = sizes.counted({"parameters": digits}, lambda: {"parameters": 14_728_266})([])
     assert found.verdict == verdict and found.ours == "14,728,266 parameters"
 
 
@@ -298,6 +300,13 @@ def test_what_others_subtracted_wrongly_is_told():
         "+0.24", "not reproduced", "calculated from the published numbers that it is made of"
     )
     assert claim("OICSR's table").judge([]).verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("values", "n"), [([], 0), ([5.0], 1), ([4.0, 5.0, 6.0], 3)])
+def test_an_interval_needs_two_values(values, n):
+    mean, low, high, count = ledger.interval(pd.Series(values, dtype=float))
+    assert count == n and math.isnan(mean) == (n == 0) and math.isnan(low) == math.isnan(high) == (n < 2)
+    assert n < 2 or high - mean == pytest.approx(mean - low) == pytest.approx(4.302653 / 3**0.5)  # t of 2 degrees
 
 
 # ---- the page ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""The arena: every contender runs, keeps to the budget, is chosen by validation alone, and says what is wrong."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import bridgeout_lite as bl
+from bridgeout_lite import arena
+from bridgeout_lite.arena import ArenaExperiment
+from bridgeout_lite.records import Record
+
+TINY = {
+    "dataset": "digits",
+    "width": 0.0625,
+    "train": 256,
+    "valid": 100,
+    "test": 100,
+    "recipe": bl.Recipe(epochs=1, batch_size=64, precision="float32"),
+}
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    found = []
+    for method, contender in arena.CONTENDERS.items():
+        found.append(ArenaExperiment(method=method, **contender.strengths[-1], **TINY).run(progress=False))
+    return [*found, ArenaExperiment(method="scratch", cut=0.5, **TINY).run(progress=False)]
+
+
+def test_every_contender_leaves_a_whole_record(records):
+    for record in records:
+        metrics = record.metrics
+        points = metrics["points"][metrics["ranking"]]
+        scratch = record.spec["method"] == "scratch"
+        assert points["amount"] == ([0.5] if scratch else list(arena.AMOUNTS))
+        assert len(record.provenance["latency"]) == len(points["amount"]) == len(points["macs"])
+        for treatment in arena.TREATMENTS[scratch:]:
+            assert all(0 <= a <= 100 for split in ("valid", "test") for a in points[treatment][split])
+        controls = set(metrics["points"]) - {"layer", "network"}
+        assert controls == (set(arena.CONTROLS) if record.spec["method"] == "none" else set())
+        assert len(metrics["history"]["valid_loss"]) == 1 + scratch
+
+
+def test_no_ranking_keeps_more_multiply_adds_than_the_even_one(records):
+    for record in records:
+        if record.spec["method"] != "scratch":
+            points = record.metrics["points"]
+            pairs = zip(points["network"]["macs"], points["layer"]["macs"], strict=True)
+            assert all(ours <= even for ours, even in pairs)
+            assert points["layer"]["macs"][0] == points["network"]["macs"][0]
+
+
+def test_what_is_not_the_validation_choice_has_no_test_accuracy(records):
+    for record in records:
+        for ranking, points in record.metrics["points"].items():
+            seen = "test" in points.get(arena.TREATMENTS[0], {}) or record.spec["method"] == "scratch"
+            assert seen == (ranking in (record.metrics["ranking"], *arena.CONTROLS))
+
+
+def test_the_frame_has_every_contender_and_control(records):
+    frame = arena.arena_frame(records)
+    assert set(frame["method"]) == set(arena.LABELS)
+    assert set(frame["split"]) == {"valid", "test"} and not frame[["accuracy", "macs", "parameters"]].isna().any().any()
+    assert not frame[~frame["method"].isin(["l1-norm", "random"])]["latency_ms"].isna().any()
+    assert set(frame[frame["method"] == "scratch"]["treatment"]) == {"fine-tuned"}
+    failed = Record(records[0].spec | {"seed": 9}, {"failed": "the loss is nan"}, {})
+    other = Record({"study": "another"}, {}, {})
+    assert arena.arena_frame([*records, failed, other]).equals(frame)
+
+
+def test_the_choice_is_by_validation_and_the_search_alone(records):
+    rows = []
+    for setting, seed, valid, test in (("p=0.1", 0, 50, 90), ("p=0.2", 0, 60, 10), ("p=0.1", 1, 99, 99)):
+        for split, accuracy in (("valid", valid), ("test", test)):
+            for amount, more in ((0.0, -40 if setting == "p=0.2" else 40), (0.5, 0)):
+                row = {"network": "vgg11", "method": "dropout", "setting": setting, "seed": seed, "split": split}
+                rows.append(row | {"treatment": "fine-tuned", "amount": amount, "accuracy": accuracy + more})
+    frame = pd.DataFrame(rows)
+    assert arena.choose_strengths(frame, "vgg11") == {"dropout": "p=0.2"}
+    assert set(arena.final(frame, "vgg11")["setting"]) == {"p=0.2"}
+    with pytest.raises(ValueError, match="no run of the arena on 'resnet14'; there are \\['vgg11'\\]"):
+        arena.choose_strengths(frame, "resnet14")
+
+
+def test_a_run_repeats_to_the_bit(records):
+    again = ArenaExperiment(method="bridgeout", **arena.CONTENDERS["bridgeout"].strengths[-1], **TINY).run(
+        progress=False
+    )
+    first = next(r for r in records if r.spec["method"] == "bridgeout")
+    assert again.metrics == first.metrics and again.spec == first.spec
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_result(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(row):
+        raise Stop
+
+    for method in ("sgl-l0", "l0-gates", "feature-flow"):
+        tiny = TINY | {"recipe": dataclasses.replace(TINY["recipe"], epochs=2)}
+        experiment = ArenaExperiment(method=method, **arena.CONTENDERS[method].strengths[-1], **tiny)
+        path = tmp_path / f"{method}.pt"
+        with pytest.raises(Stop):
+            experiment.run(progress=False, checkpoint=path, on_epoch=stop)
+        assert experiment.run(progress=False, checkpoint=path).metrics == experiment.run(progress=False).metrics
+
+
+@pytest.mark.parametrize("ranking", [*arena.RANKINGS, *arena.CONTROLS])
+@pytest.mark.parametrize("name", ["vgg11", "resnet14"])
+def test_smaller_networks_are_smaller_and_the_original_is_left_alone(name, ranking):
+    torch.manual_seed(0)
+    model, x = bl.build_model(name, width=0.25), torch.rand(1, 3, 32, 32)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    whole, even = (bl.cost.count(arena.smaller(model, a, x, "layer"), x)[1] for a in (0.0, 0.5))
+    assert bl.cost.count(arena.smaller(model, 0.5, x, ranking), x)[1] <= even < 0.4 * whole
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_exact_zeros_counts_weights_and_filters():
+    conv = nn.Conv2d(1, 4, 3)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)[0] = 0.0
+        conv.weight[1, 0, 0, 0] = 0.0
+    assert arena.exact_zeros(nn.Sequential(conv)) == {"weights": pytest.approx(10 / 36), "filters": 0.25}
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"method": "magic"}, "method must be one of"),
+        ({"method": "l1", "strength": -1.0}, "strength must be a finite number >= 0, got -1.0"),
+        ({"method": "l1", "strength": float("nan")}, "strength must be a finite number >= 0, got nan"),
+        ({"method": "none", "cut": 0.5}, "cut goes with method='scratch', 0 < cut < 1"),
+        ({"method": "scratch"}, "cut goes with method='scratch', 0 < cut < 1; got 'scratch', cut=0"),
+        ({"method": "scratch", "cut": 1.0}, "cut goes with method='scratch'"),
+        ({"dataset": "imagenet"}, "dataset must be one of"),
+        ({"p": 1.0}, "p must be"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(fields, message):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(")) as caught:
+        ArenaExperiment(**fields)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="ranking must be one of"):
+        arena.smaller(bl.build_model("vgg11", width=0.1), 0.5, torch.zeros(1, 3, 32, 32), "best")
+
+
+def test_a_search_has_every_strength_once():
+    experiments = arena.search("resnet14", 0.5)
+    assert len({str(e.spec) for e in experiments}) == len(experiments)
+    assert {e.method for e in experiments} == set(arena.CONTENDERS)
