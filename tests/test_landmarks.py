@@ -206,7 +206,9 @@ def test_unlabelled_data_of_another_shape_are_refused(small_pool):
     with pytest.raises(ValueError) as error:
         dataclasses.replace(pairs, more_x=torch.zeros(7, 1024))
     message = one_line(error)
-    assert "unlabelled inputs have shape (7, 1024)" in message and "(10, 576)" in message and "leave them out" in message
+    assert (
+        "unlabelled inputs have shape (7, 1024)" in message and "(10, 576)" in message and "leave them out" in message
+    )
     with pytest.raises(ValueError) as error:
         dataclasses.replace(pairs, more_y=torch.zeros(7, 136))
     message = one_line(error)
