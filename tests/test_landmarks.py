@@ -1,4 +1,4 @@
-"""Drawn faces: the picture shows the landmarks, the space of shapes has the dimension it is said to have, draws repeat."""
+"""Drawn faces: the picture shows the landmarks, the space of shapes has its dimension, draws repeat."""
 
 import dataclasses
 import math

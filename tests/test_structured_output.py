@@ -334,13 +334,14 @@ def test_the_sweep_has_every_variant_with_its_seeds():
     assert len({fingerprint(e.spec) for e in experiments}) == len(experiments)
     records = [Record(e.spec, {"valid_error": 0.0}, {}) for e in experiments]
     frame = structured_output.structured_frame(records)
-    for (dataset, _, unlabelled, _), part in frame.groupby(["dataset", "labels", "unlabelled", "method"]):
-        seeds = structured_output.TASKS[dataset][2]
-        if part["method"].iloc[0] == "none":
-            names = structured_output.VARIANTS if not unlabelled else structured_output.VARIANTS[1:]
-            assert set(part["variant"]) == set(names) and len(part) == seeds * len(names)
-        else:
-            assert sorted(part["q"]) == sorted(structured_output.SEARCHED_Q * seeds)
+    for (dataset, labels, unlabelled), part in frame[frame["method"] == "none"].groupby(
+        ["dataset", "labels", "unlabelled"]
+    ):
+        (counts, more, seeds), names = structured_output.TASKS[dataset], structured_output.VARIANTS[1:]
+        names = names * (unlabelled in more) + ("sup",) * (unlabelled == 0)
+        assert labels in counts and set(part["variant"]) == set(names) and len(part) == seeds * len(names)
+    noisy = frame[frame["method"] == "sparseout"]
+    assert sorted(noisy["q"]) == sorted(structured_output.SEARCHED_Q * structured_output.TASKS["shapes"][2])
 
 
 def test_the_chosen_weights_are_those_of_the_recorded_search():

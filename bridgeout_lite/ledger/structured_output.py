@@ -26,13 +26,13 @@ def arm(frame: pd.DataFrame, variant: str, unlabelled: bool = False) -> pd.DataF
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame, value: str) -> tuple[float, float, float, int]:
-    """Mean over seeds of ``value`` in one :func:`arm` minus in another, with its 95 % interval: (mean, low, high, n)."""
+    """Mean over seeds of ``value`` in one :func:`arm` minus another, with its 95 % interval: (mean, low, high, n)."""
     return interval((a[value] - b[value]).dropna())
 
 
 def with_speed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with ``epochs``: after how many the validation error is first at most ``TARGET`` times the least that the
-    same labels alone reach with the same seed. One more than there are where it never is."""
+    """The rows with ``epochs``: after how many the validation error is first at most ``TARGET`` times the least that
+    labels alone reach with the same labels. One more than there are where it never is."""
     alone = arm(frame, "sup").reset_index().set_index(["dataset", "labels", "seed"])["valid_history"].map(min)
     keys = pd.MultiIndex.from_frame(frame[["dataset", "labels", "seed"]])
     targets = TARGET * alone.reindex(keys).to_numpy()
@@ -114,8 +114,8 @@ SECTION = Section(
             "Both autoencoders, with unlabelled data, train faster: fewer epochs to a given validation error",
             _SOURCE,
             NO_NUMBER,
-            f"{_FACES}; the given error is {TARGET:g} times the least of labels alone, an epoch 50 steps, and a step with "
-            "both autoencoders costs more",
+            f"{_FACES}; the given error is {TARGET:g} times the least of labels alone, an epoch 50 steps, and a step "
+            "with both autoencoders costs more",
             _COMMAND,
             _compare("shapes", "epochs", _MORE, _SUP, "epochs, both minus neither"),
         ),
