@@ -62,7 +62,7 @@ SEARCHED_P = (0.05, 0.1, 0.3)
 TUNED_P: dict[float, float] = {}
 
 # Of the linear rival: strengths of ridge regression, and principal components of the answers.
-RIVAL_STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+RIVAL_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 RIVAL_COMPONENTS = (4, 6, 8, 12, 40)
 
 
