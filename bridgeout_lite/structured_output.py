@@ -53,7 +53,14 @@ TASKS = {"shapes": ((30, 100, 300, 1000), (0, 1500), 5), "digit-halves": ((50, 3
 SEARCHED_WEIGHTS = (1.0, 10.0, 100.0)
 
 # The weights l_in and l_out of least validation error in the search, each alone, as tuned_weights() finds them.
-TUNED: dict[tuple[str, int, int], tuple[float, float]] = {}
+TUNED: dict[tuple[str, int, int], tuple[float, float]] = {
+    ("shapes", 30, 0): (10.0, 1.0),
+    ("shapes", 30, 1500): (10.0, 100.0),
+    ("shapes", 100, 0): (10.0, 1.0),
+    ("shapes", 100, 1500): (100.0, 10.0),
+    ("shapes", 300, 0): (1.0, 10.0),
+    ("shapes", 300, 1500): (10.0, 100.0),
+}
 
 # The search over Sparseout on the code, where it is done, and the p of least validation error for each q.
 NOISE_AT = ("shapes", 100, 1500)
