@@ -156,8 +156,8 @@ def rows(x):
 
 def test_labelled_and_unlabelled_data_come_from_different_images(small_pool):
     pairs = load_pairs("shapes", 10, 20, seed=3)
-    assert pairs.x.shape == (10, 576) and pairs.y.shape == (10, 40)
-    assert pairs.more_x.shape == (20, 576) and pairs.more_y.shape == (20, 40)
+    assert pairs.x.shape == (10, 256) and pairs.y.shape == (10, 40)
+    assert pairs.more_x.shape == (20, 256) and pairs.more_y.shape == (20, 40)
     assert not rows(pairs.x) & rows(pairs.more_x) and not rows(pairs.y) & rows(pairs.more_y)
     everything, _, _, _, _, _, _ = landmarks._pool("shapes")
     place = {tuple(row.tolist()): k for k, row in enumerate(everything)}
@@ -207,7 +207,7 @@ def test_unlabelled_data_of_another_shape_are_refused(small_pool):
         dataclasses.replace(pairs, more_x=torch.zeros(7, 1024))
     message = one_line(error)
     assert (
-        "unlabelled inputs have shape (7, 1024)" in message and "(10, 576)" in message and "leave them out" in message
+        "unlabelled inputs have shape (7, 1024)" in message and "(10, 256)" in message and "leave them out" in message
     )
     with pytest.raises(ValueError) as error:
         dataclasses.replace(pairs, more_y=torch.zeros(7, 136))
@@ -215,4 +215,4 @@ def test_unlabelled_data_of_another_shape_are_refused(small_pool):
     assert "unlabelled answers have shape (7, 136)" in message and "(10, 40)" in message and "leave them out" in message
     with pytest.raises(ValueError, match="a row a pair"):
         dataclasses.replace(pairs, valid_y=pairs.valid_y[:3])
-    assert isinstance(dataclasses.replace(pairs, more_x=torch.zeros(0, 576)), Pairs)
+    assert isinstance(dataclasses.replace(pairs, more_x=torch.zeros(0, 256)), Pairs)
