@@ -332,16 +332,16 @@ def test_weights_are_chosen_by_validation_in_the_search_alone():
 def test_the_sweep_has_every_variant_with_its_seeds():
     experiments = bl.sweeps.SWEEPS["structured-output"]()
     assert len({fingerprint(e.spec) for e in experiments}) == len(experiments)
-    records = [Record(e.spec, {"valid_error": 0.0}, {}) for e in experiments]
-    frame = structured_output.structured_frame(records)
-    for (dataset, labels, unlabelled), part in frame[frame["method"] == "none"].groupby(
-        ["dataset", "labels", "unlabelled"]
-    ):
-        (counts, more, seeds), names = structured_output.TASKS[dataset], structured_output.VARIANTS[1:]
-        names = names * (unlabelled in more) + ("sup",) * (unlabelled == 0)
-        assert labels in counts and set(part["variant"]) == set(names) and len(part) == seeds * len(names)
+    frame = structured_output.structured_frame([Record(e.spec, {"valid_error": 0.0}, {}) for e in experiments])
+    for dataset, (counts, more, seeds) in structured_output.TASKS.items():
+        part = frame[(frame["dataset"] == dataset) & (frame["method"] == "none")]
+        found = part.groupby(["labels", "unlabelled", "variant"])["seed"].nunique().to_dict()
+        arms = [(0, "sup"), *((max(more), name) for name in structured_output.VARIANTS[1:])]
+        arms += [(0, "+both")] * (0 in more)
+        alone = {key: n for key, n in found.items() if n > 1}  # the search chose some that the ablation leaves out
+        assert alone == {(labels, *arm): seeds for labels in counts for arm in arms}
     noisy = frame[frame["method"] == "sparseout"]
-    assert sorted(noisy["q"]) == sorted(structured_output.SEARCHED_Q * structured_output.TASKS["shapes"][2])
+    assert sorted(noisy["q"]) == sorted(structured_output.SEARCHED_Q * structured_output.NOISE_SEEDS)
 
 
 def test_the_chosen_weights_are_those_of_the_recorded_search():
@@ -353,3 +353,44 @@ def test_the_chosen_weights_are_those_of_the_recorded_search():
 def test_prediction_is_in_evaluation_mode(pairs):
     model = build_noisy().train()
     assert torch.equal(predict(model, pairs.test_x), predict(model, pairs.test_x)) and model.training
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def made_up(gain, seeds=3):
+    """Records of the sweep in which each autoencoder and unlabelled data change every measure by ``gain``."""
+    records = []
+    for e in structured_output.structured_output():
+        if e.seed < seeds:
+            steps = (e.l_in > 0) + (e.l_out > 0) + (e.unlabelled > 0)
+            value = 0.5 + gain * steps + 0.001 * e.seed
+            history = [2.0, 1.0 + gain * steps, value]
+            names = ("valid_error", "test_error", "off_shape", "captured", "hoyer", "zero_fraction")
+            records.append(Record(e.spec, {"valid_history": history} | dict.fromkeys(names, value), {}))
+    return records
+
+
+def verdicts(records):
+    claims = bl.ledger.structured_output.SECTION.claims
+    return {claim.claim: claim.judge(records).verdict for claim in claims}
+
+
+def test_verdicts_follow_the_records():
+    better, worse, few = (verdicts(made_up(*how)) for how in ((-0.02,), (0.02,), (-0.02, 2)))
+    assert set(few.values()) == set(verdicts([]).values()) == {"not run"}
+    for claim in better:
+        if "LFPW" in claim:
+            assert better[claim] == worse[claim] == "not run"
+        elif "learn the space" in claim:  # the only one that wants a measure to rise
+            assert (better[claim], worse[claim]) == ("not reproduced", "reproduced in direction")
+        elif "faster" in claim:
+            assert worse[claim] == "not reproduced"
+        else:
+            assert (better[claim], worse[claim]) == ("reproduced in direction", "not reproduced")
+
+
+def test_speed_is_counted_to_a_target_of_the_same_labels_and_seed():
+    frame = bl.ledger.structured_output.with_speed(structured_output.structured_frame(made_up(-0.02)))
+    alone = frame[frame["variant"] == "sup"]
+    assert (alone["epochs"] == 3).all() and len(alone) == len(alone.drop_duplicates(["dataset", "labels", "seed"]))
