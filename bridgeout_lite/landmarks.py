@@ -29,7 +29,8 @@ PAIR_SETS = ("shapes", "digit-halves")
 # Points of eyes, nose and mouth; the outline has the others.
 INNER = 10
 
-# Images of a set and pixels a side: drawn once from one seed. Every run takes its labels and its unlabelled data from the training pool.
+# Faces of a set and pixels a side: drawn once from one seed. Every run takes its labels and its unlabelled data from
+# the training pool.
 POOL = {"train": 4000, "valid": 300, "test": 1000}
 POOL_SIZE = 16
 

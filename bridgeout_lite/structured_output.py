@@ -56,14 +56,18 @@ SEARCHED_AT = {"shapes": 200, "digit-halves": 100}
 
 # The weights l_in and l_out of least validation error in the search, each alone, for each data set with so many
 # unlabelled inputs and answers, as tuned_weights() finds them.
-TUNED: dict[tuple[str, int], tuple[float, float]] = {}
+TUNED: dict[tuple[str, int], tuple[float, float]] = {
+    ("shapes", 0): (10.0, 10.0),
+    ("shapes", 1500): (10.0, 10.0),
+    ("digit-halves", 400): (100.0, 1.0),
+}
 
 # The search over Sparseout on the code, where it is done, and the p of least validation error for each q.
 NOISE_AT = ("shapes", 200, 1500)
 NOISE_SEEDS = 3
 SEARCHED_Q = (1.0, 2.0, 3.0)
 SEARCHED_P = (0.1, 0.3)
-TUNED_P: dict[float, float] = {}
+TUNED_P: dict[float, float] = {1.0: 0.1, 2.0: 0.1, 3.0: 0.1}
 
 # Of the linear rival: strengths of ridge regression, and principal components of the answers.
 RIVAL_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

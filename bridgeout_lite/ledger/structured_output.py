@@ -11,8 +11,8 @@ TARGET = 1.05
 
 _COMMAND = "`bridgeout sweep structured-output`"
 _FACES = (
-    "drawn faces of 16 x 16 pixels with 20 landmarks in place of photographs, a network of 44,552 parameters, 750 steps "
-    "of Adam on the whole loss in place of 1,000 epochs of SGD; up to 1,000 labels"
+    "drawn faces of 16 x 16 pixels with 20 landmarks in place of photographs, a network of 44,552 parameters, 750 "
+    "steps of Adam on the whole loss in place of 1,000 epochs of SGD; up to 1,000 labels"
 )
 _DIGITS = "lower halves of 8 x 8 digits from their upper halves, 32 numbers each: data that the paper does not use"
 _SOURCE = "Belharbi, Herault, Chatelain & Adam, arXiv 1504.07550, abstract"
