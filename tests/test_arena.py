@@ -10,6 +10,7 @@ from torch import nn
 import bridgeout_lite as bl
 from bridgeout_lite import arena
 from bridgeout_lite.arena import ArenaExperiment
+from bridgeout_lite.ledger import arena as judged
 from bridgeout_lite.records import Record
 
 TINY = {
@@ -20,6 +21,15 @@ TINY = {
     "test": 100,
     "recipe": bl.Recipe(epochs=1, batch_size=64, precision="float32"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_points():
+    """Two operating points in place of four, and two batches for BatchNorm: what is tested is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arena, "AMOUNTS", (0.0, 0.5))
+        patch.setattr(arena, "BATCHES", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +76,7 @@ def test_the_frame_has_every_contender_and_control(records):
     assert set(frame["split"]) == {"valid", "test"} and not frame[["accuracy", "macs", "parameters"]].isna().any().any()
     assert not frame[~frame["method"].isin(["l1-norm", "random"])]["latency_ms"].isna().any()
     assert set(frame[frame["method"] == "scratch"]["treatment"]) == {"fine-tuned"}
+    assert (frame["latency_share"] > 0).all() and (frame[frame["amount"] == 0]["latency_share"] == 1).all()
     failed = Record(records[0].spec | {"seed": 9}, {"failed": "the loss is nan"}, {})
     other = Record({"study": "another"}, {}, {})
     assert arena.arena_frame([*records, failed, other]).equals(frame)
@@ -100,13 +111,12 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_result(tmp_path):
     def stop(row):
         raise Stop
 
-    for method in ("sgl-l0", "l0-gates", "feature-flow"):
-        tiny = TINY | {"recipe": dataclasses.replace(TINY["recipe"], epochs=2)}
-        experiment = ArenaExperiment(method=method, **arena.CONTENDERS[method].strengths[-1], **tiny)
-        path = tmp_path / f"{method}.pt"
-        with pytest.raises(Stop):
-            experiment.run(progress=False, checkpoint=path, on_epoch=stop)
-        assert experiment.run(progress=False, checkpoint=path).metrics == experiment.run(progress=False).metrics
+    tiny = TINY | {"recipe": dataclasses.replace(TINY["recipe"], epochs=2)}
+    experiment = ArenaExperiment(method="sgl-l0", strength=1e-3, **tiny)
+    path = tmp_path / "run.pt"
+    with pytest.raises(Stop):
+        experiment.run(progress=False, checkpoint=path, on_epoch=stop)
+    assert experiment.run(progress=False, checkpoint=path).metrics == experiment.run(progress=False).metrics
 
 
 @pytest.mark.parametrize("ranking", [*arena.RANKINGS, *arena.CONTROLS])
@@ -150,6 +160,58 @@ def test_bad_input_gets_one_clear_line(fields, message):
 
 
 def test_a_search_has_every_strength_once():
-    experiments = arena.search("resnet14", 0.5)
+    experiments = arena.search("resnet14")
     assert len({str(e.spec) for e in experiments}) == len(experiments)
     assert {e.method for e in experiments} == set(arena.CONTENDERS)
+    with pytest.raises(ValueError, match="network must be one of"):
+        arena.search("resnet15")
+
+
+def fake(method, accuracy, *, network="vgg11", seed=0, amounts=(0.0, 0.3, 0.5, 0.7), **fields):
+    """A record of the arena with this accuracy everywhere, plus the seed."""
+    if method == "scratch":
+        fields["cut"] = amounts[0]
+    experiment = ArenaExperiment(method=method, seed=seed, **fields, **arena.NETWORKS[network])
+    values = {split: [accuracy + seed + 0.1 * k for k in range(len(amounts))] for split in ("valid", "test")}
+    sizes = {name: [100 - k for k in range(len(amounts))] for name in ("parameters", "macs")}
+    points = {"amount": list(amounts)} | sizes | dict.fromkeys(arena.TREATMENTS, values)
+    rankings = ("layer", *arena.CONTROLS) if method == "none" else ("layer",)
+    metrics = {"ranking": "layer", "points": dict.fromkeys(rankings, points)}
+    return Record(experiment.spec, metrics, {"latency": [1.0] * len(amounts)})
+
+
+def fakes(**accuracies):
+    return [
+        fake(method.replace("_", "-"), accuracy + 0.2 * seed * (k % 3), network=network, seed=seed)
+        for network in arena.NETWORKS
+        for seed in range(3)
+        for k, (method, accuracy) in enumerate(accuracies.items())
+    ]
+
+
+def test_the_ledger_needs_three_seeds_and_every_network():
+    oicsr = next(c for c in judged.SECTION.claims if "OICSR" in c.claim)
+    assert oicsr.judge([]).verdict == "not run"
+    assert oicsr.judge([r for r in fakes(oicsr=60.0, group_lasso=50.0) if r.spec["seed"] < 2]).verdict == "not run"
+    ahead = fakes(oicsr=60.0, group_lasso=50.0)
+    found = oicsr.judge(ahead)
+    assert found.verdict == "reproduced in direction" and found.ours.count("n = 3") == 2 and "+9.8" in found.ours
+    behind = [r for r in fakes(oicsr=40.0, group_lasso=50.0) if r.spec["model"] == "resnet14"]
+    one_of_two = oicsr.judge([r for r in ahead if r.spec["model"] == "vgg11"] + behind)
+    assert one_of_two.verdict == "not reproduced" and "1 of 2 networks" in one_of_two.reason
+
+
+def test_the_ledger_compares_the_pruned_with_the_whole_and_with_small_ones_from_scratch():
+    healed = next(c for c in judged.SECTION.claims if "smallest L1 norm" in c.claim)
+    found = healed.judge(fakes(none=60.0))  # 0.1 above the whole network, with every seed alike
+    assert found.verdict == "reproduced in direction" and "+0.1 [+0.1, +0.1]" in found.ours
+    scratch = next(c for c in judged.SECTION.claims if "from scratch" in c.claim)
+    small = [
+        fake("scratch", 50.0, network=network, seed=seed, amounts=(amount,))
+        for network in arena.NETWORKS
+        for seed in range(3)
+        for amount in (0.3, 0.5, 0.7)
+    ]
+    found = scratch.judge(fakes(none=60.0) + small)
+    assert found.verdict == "not reproduced" and "-10.2 [-10.2, -10.2]" in found.ours
+    assert scratch.judge(fakes(none=40.0) + small).verdict == "reproduced in direction"
