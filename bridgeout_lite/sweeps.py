@@ -8,6 +8,7 @@ from typing import Any
 from . import arena
 from .experiments import Experiment
 from .language import language_model
+from .structured_output import structured_output
 from .training import Recipe
 
 # Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers,
@@ -144,5 +145,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "pruning-shortened": partial(pruning_published, 30),
     "language-model": language_model,
     "arena": arena_runs,
+    "structured-output": structured_output,
     "smoke": smoke,
 }
