@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from .evolution import lineages
 from .experiments import Experiment
 from .language import language_model
 from .training import Recipe
@@ -136,5 +137,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "pruning-published": pruning_published,
     "pruning-shortened": partial(pruning_published, 30),
     "language-model": language_model,
+    "evolution": lineages,
     "smoke": smoke,
 }
