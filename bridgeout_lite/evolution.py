@@ -516,11 +516,7 @@ class TeacherExperiment:
         image, later = torch.zeros(1, self.inputs, 1, 1), max(1, self.steps // 3)
         parent = self.train(self.student(), "first", self.steps)
         arms, sizes = {"parent": self.measured(parent)}, []
-        for name, stress, law in (
-            ("evolution", 0.0, "exp"),
-            ("stress", self.stress, "exp"),
-            ("rescaled", 0.0, "rescaled"),
-        ):
+        for name, stress in (("evolution", 0.0), ("stress", self.stress)):
             model = self.train(self.student(), "first", self.steps, stress) if stress else parent
             for generation in range(1, self.generations + 1):
                 draws = torch.Generator().manual_seed(_seed(self.seed, f"synthesis {generation}"))
@@ -570,9 +566,10 @@ class TeacherExperiment:
 
 
 def lineages() -> list[EvolutionExperiment | TeacherExperiment]:
-    """Chapter 13's runs. Eight teachers; then a VGG-11 of an eighth of the channels (0.15 M parameters), four generations
-    of offspring, three epochs each: on digits at F = 0.7 with five seeds, on 4,000 images of CIFAR-10 at F = 0.9 with
-    four. Without stress and with controls, under stress 0.25 and 0.5, and on digits with new weights for each offspring.
+    """Chapter 13's runs. Eight teachers; then a VGG-11 of an eighth of the channels (0.15 M parameters) and four
+    generations of offspring, three epochs each: on digits at F = 0.7 with five seeds, on 4,000 images of CIFAR-10 at
+    F = 0.9 with four. Without stress and with controls, under stress 0.25 and 0.5, and on digits with new weights for
+    each offspring.
     """
     cifar: dict[str, Any] = {"width": 0.125, "train": 4000, "test": 2000}
     gentle = Recipe(epochs=3, batch_size=64, flip=False, crop=2)
