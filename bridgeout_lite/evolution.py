@@ -23,10 +23,12 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -582,3 +584,51 @@ def lineages() -> list[EvolutionExperiment | TeacherExperiment]:
             if common is digits:
                 experiments.append(EvolutionExperiment(inherit=False, seed=seed, **common))
     return experiments
+
+
+# --- records as tables ------------------------------------------------------------------------------------------------
+
+
+def lineages_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run and trained network: dataset, factor, stress, inherit, seed, arm ("lineage" or the control), the
+    fields of :class:`Generation`, and macs_share and parameters_share, its size over that of generation 0. Records of
+    other kinds are passed over."""
+    rows = []
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        if spec.get("task") != "evolution" or "generations" not in metrics:
+            continue
+        run = {k: spec[k] for k in ("dataset", "factor", "stress", "inherit", "seed")}
+        first = metrics["generations"][0]
+        networks = [("lineage", row) for row in metrics["generations"]] + list(metrics["controls"].items())
+        for arm, row in networks:
+            shares = {f"{size}_share": row[size] / first[size] for size in ("macs", "parameters")}
+            rows.append(run | {"arm": arm} | row | shares)
+    return pd.DataFrame(rows)
+
+
+def at_size(rows: pd.DataFrame, share: float, value: str = "test_accuracy", size: str = "macs") -> pd.DataFrame:
+    """``value`` of each lineage among ``rows`` (of :func:`lineages_frame`) at a share of the first network's "macs" or
+    "parameters": linear between generations over the logarithm of the size. One row a run: dataset, factor, stress,
+    inherit, seed and ``value``, which is nan where no generation is so small."""
+    run = ["dataset", "factor", "stress", "inherit", "seed"]
+    found = []
+    for key, part in rows[rows["arm"] == "lineage"].groupby(run):
+        part = part.sort_values(f"{size}_share")
+        at = np.interp(np.log(share), np.log(part[f"{size}_share"]), part[value], left=np.nan)
+        found.append(dict(zip(run, key, strict=True)) | {value: float(at)})
+    return pd.DataFrame(found, columns=[*run, value])
+
+
+def teachers_frame(records: Iterable[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of the runs of :class:`TeacherExperiment`, one row a run and arm: seed, arm, units, covered, error; and one row a
+    run and rule: seed, rule, needed, other (chance of such a unit to be kept) and their difference, gap."""
+    arms, selection = [], []
+    for record in records:
+        if record.spec.get("task") != "teacher" or "arms" not in record.metrics:
+            continue
+        seed = {"seed": record.spec["seed"]}
+        arms += [seed | {"arm": name} | row for name, row in record.metrics["arms"].items()]
+        for rule, (needed, other) in (record.metrics["selection"] or {}).items():
+            selection.append(seed | {"rule": rule, "needed": needed, "other": other, "gap": needed - other})
+    return pd.DataFrame(arms), pd.DataFrame(selection)
