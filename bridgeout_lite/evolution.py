@@ -22,6 +22,7 @@ Sources: Shafiee et al. 2019, arXiv:1801.05387 (stress); Shafiee, Mishra and Won
 import dataclasses
 import functools
 import hashlib
+import numbers
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -219,12 +220,11 @@ def _over_writers(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], 
 
 
 def _check_factor(factor: Any) -> float:
-    value = check_fraction(factor, "factor")
-    if value == 0:
+    if isinstance(factor, bool) or not isinstance(factor, numbers.Real) or not 0 < float(factor) <= 1:
         raise ValueError(
-            f"factor must be a number with 0 < factor <= 1 (the environment feeds nothing at 0), got {factor!r}"
+            f"factor must be a number with 0 < factor <= 1 (how well the environment feeds), got {factor!r}"
         )
-    return value
+    return float(factor)
 
 
 # --- generations on images --------------------------------------------------------------------------------------------
