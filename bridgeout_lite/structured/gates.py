@@ -196,7 +196,7 @@ def survival(share: Tensor, law: str = "exp") -> Tensor:
         ValueError: another law.
     """
     check_choice(law, LAWS, "law")
-    return (share - 1).exp() if law == "exp" else share.expm1() / math.expm1(1)
+    return (share - 1).exp() if law == "exp" else (share.expm1() / math.expm1(1)).clamp_max(1.0)  # no ulp above 1
 
 
 def synapse_probability(w: Tensor, law: str = "exp") -> Tensor:
