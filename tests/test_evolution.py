@@ -25,6 +25,7 @@ from bridgeout_lite.evolution import (
     synthesize,
     teachers_frame,
 )
+from bridgeout_lite.ledger.evolution import SECTION, against_control, stress_gain
 from bridgeout_lite.pruning import channel_groups, remove_channels
 from bridgeout_lite.records import fingerprint
 from bridgeout_lite.structured import LAWS, Stress, stressed, survival, synapse_probability
@@ -507,3 +508,59 @@ def test_accuracy_at_a_size():
     assert at_size(rows, 0.25, size="parameters")["test_accuracy"].tolist() == pytest.approx([80.0])
     assert math.isnan(at_size(rows, 0.01)["test_accuracy"][0])
     assert not len(lineages_frame([]))
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def lineage(dataset, seed, stress=0.0, last=90.0, controls=None, sizes=(1000, 200, 10)):
+    """A record of three generations, the accuracy falling in equal steps from 98 to ``last``."""
+    spec = {"task": "evolution", "dataset": dataset, "factor": 0.7, "stress": stress, "inherit": True, "seed": seed}
+    accuracies = (98.0, (98.0 + last) / 2, last)
+    rows = [
+        {"generation": k, "macs": m, "parameters": m, "test_accuracy": a, "valid_accuracy": a, "stale_accuracy": a}
+        for k, (m, a) in enumerate(zip(sizes, accuracies, strict=True))
+    ]
+    others = {name: rows[-1] | {"test_accuracy": a} for name, a in (controls or {}).items()}
+    return bl.Record(spec, {"generations": rows, "controls": others}, {})
+
+
+def runs(last=97.5, gain=0.0, magnitude=90.0):
+    records = []
+    for dataset in ("digits", "cifar10"):
+        for seed in range(3):
+            controls = {"whole": 98.0, "magnitude": magnitude, "random": magnitude}
+            records.append(lineage(dataset, seed, 0.0, last + 0.1 * seed, controls))
+            records.append(lineage(dataset, seed, 0.5, last + 0.1 * seed + gain + 0.01 * seed))
+    return records
+
+
+def verdicts(records):
+    return [claim.judge(records).verdict for claim in SECTION.claims]
+
+
+def test_verdicts_follow_the_records():
+    yes, no, never = "reproduced in direction", "not reproduced", "not run"
+    assert verdicts(runs(gain=1.0)) == [yes, yes, yes, yes, never, never, never, never]
+    assert verdicts(runs(last=90.0, gain=-1.0, magnitude=95.0)) == [no, no, no, no, never, never, never, never]
+    assert set(verdicts([])) == {never} and set(verdicts([r for r in runs() if r.spec["seed"] < 2])) == {never}
+    assert verdicts([r for r in runs() if r.spec["dataset"] == "digits"])[0] == never, "both sets are asked for"
+    teachers = [
+        bl.Record(
+            {"task": "teacher", "seed": k},
+            {"arms": {}, "selection": {"exp": [0.7 + 0.01 * k, 0.4], "magnitude": [0.9, 0.1]}},
+            {},
+        )
+        for k in range(3)
+    ]
+    finding = SECTION.claims[4].judge(teachers)
+    assert finding.verdict == yes and "tells them apart better" in finding.reason
+
+
+def test_differences_are_paired_by_seed():
+    rows = lineages_frame(runs(last=97.0, gain=0.5))
+    part = rows[rows["dataset"] == "digits"]
+    mean, low, high, n = against_control(part[part["stress"] == 0], "whole")
+    assert (mean, n) == (pytest.approx(-0.9), 3) and low < mean < high
+    strength, share, gap = stress_gain(part)
+    assert (strength, share) == (0.5, 0.01) and gap[0] == pytest.approx(0.51) and gap[1] > 0
