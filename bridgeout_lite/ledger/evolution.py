@@ -9,7 +9,7 @@ from .base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Ju
 STRESSED = "Shafiee et al. 2019, arXiv:1801.05387, abstract"
 ANCESTOR = "Shafiee et al. 2016, arXiv:1606.04393, abstract"
 COMMAND = "`bridgeout sweep evolution`"
-SCALE = "VGG-11 of an eighth of the channels, digits and 3,000 images of CIFAR-10, three epochs a generation"
+SCALE = "VGG-11 of an eighth of the channels, digits and 2,000 images of CIFAR-10, three epochs a generation"
 
 # Points of test accuracy that count as a small loss.
 LITTLE = 2.0
@@ -112,7 +112,7 @@ def _stress_prepares(records: list[Record]) -> Finding:
     return Finding(
         f"points of test accuracy, with minus without stress at equal size; {'; '.join(lines)}",
         DIRECTION if better == len(gains) else "not reproduced",
-        f"of {len(gains)} intervals {better} lie above zero and {worse} below; strength chosen on validation",
+        f"of {len(gains)} intervals {better} lie above zero and {worse} below",
     )
 
 
