@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from . import arena
 from .evolution import lineages
 from .experiments import Experiment
 from .language import language_model
@@ -122,6 +123,12 @@ def pruning_published(epochs: int = 230) -> list[Experiment]:
     ]
 
 
+def arena_runs() -> list[arena.ArenaExperiment]:
+    """Chapter 12: on each of the arena's networks every contender at every strength with one seed, then at the chosen
+    one with two more, and the controls trained from scratch."""
+    return [e for network in arena.NETWORKS for e in (*arena.search(network), *arena.repeats(network))]
+
+
 def smoke() -> list[Experiment]:
     """Four tiny runs on the embedded digits, one of each kind: does the machinery work?"""
     recipe = Recipe(epochs=2, batch_size=64)
@@ -137,6 +144,7 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "pruning-published": pruning_published,
     "pruning-shortened": partial(pruning_published, 30),
     "language-model": language_model,
+    "arena": arena_runs,
     "evolution": lineages,
     "smoke": smoke,
 }

@@ -10,6 +10,7 @@ from torch import nn
 import bridgeout_lite as bl
 from bridgeout_lite import arena
 from bridgeout_lite.arena import ArenaExperiment
+from bridgeout_lite.ledger import arena as judged
 from bridgeout_lite.records import Record
 
 TINY = {
@@ -163,3 +164,53 @@ def test_a_search_has_every_strength_once():
     assert {e.method for e in experiments} == set(arena.CONTENDERS)
     with pytest.raises(ValueError, match="network must be one of"):
         arena.search("resnet15")
+
+
+def fake(method, accuracy, *, network="vgg11", seed=0, amounts=(0.0, 0.3, 0.5, 0.7), **fields):
+    """A record of the arena with this accuracy everywhere, plus the seed."""
+    if method == "scratch":
+        fields["cut"] = amounts[0]
+    experiment = ArenaExperiment(method=method, seed=seed, **fields, **arena.NETWORKS[network])
+    values = {split: [accuracy + seed + 0.1 * k for k in range(len(amounts))] for split in ("valid", "test")}
+    sizes = {name: [100 - k for k in range(len(amounts))] for name in ("parameters", "macs")}
+    points = {"amount": list(amounts)} | sizes | dict.fromkeys(arena.TREATMENTS, values)
+    rankings = ("layer", *arena.CONTROLS) if method == "none" else ("layer",)
+    metrics = {"ranking": "layer", "points": dict.fromkeys(rankings, points)}
+    return Record(experiment.spec, metrics, {"latency": [1.0] * len(amounts)})
+
+
+def fakes(**accuracies):
+    return [
+        fake(method.replace("_", "-"), accuracy + 0.2 * seed * (k % 3), network=network, seed=seed)
+        for network in arena.NETWORKS
+        for seed in range(3)
+        for k, (method, accuracy) in enumerate(accuracies.items())
+    ]
+
+
+def test_the_ledger_needs_three_seeds_and_every_network():
+    oicsr = next(c for c in judged.SECTION.claims if "OICSR" in c.claim)
+    assert oicsr.judge([]).verdict == "not run"
+    assert oicsr.judge([r for r in fakes(oicsr=60.0, group_lasso=50.0) if r.spec["seed"] < 2]).verdict == "not run"
+    ahead = fakes(oicsr=60.0, group_lasso=50.0)
+    found = oicsr.judge(ahead)
+    assert found.verdict == "reproduced in direction" and found.ours.count("n = 3") == 2 and "+9.8" in found.ours
+    behind = [r for r in fakes(oicsr=40.0, group_lasso=50.0) if r.spec["model"] == "resnet14"]
+    one_of_two = oicsr.judge([r for r in ahead if r.spec["model"] == "vgg11"] + behind)
+    assert one_of_two.verdict == "not reproduced" and "1 of 2 networks" in one_of_two.reason
+
+
+def test_the_ledger_compares_the_pruned_with_the_whole_and_with_small_ones_from_scratch():
+    healed = next(c for c in judged.SECTION.claims if "smallest L1 norm" in c.claim)
+    found = healed.judge(fakes(none=60.0))  # 0.1 above the whole network, with every seed alike
+    assert found.verdict == "reproduced in direction" and "+0.1 [+0.1, +0.1]" in found.ours
+    scratch = next(c for c in judged.SECTION.claims if "from scratch" in c.claim)
+    small = [
+        fake("scratch", 50.0, network=network, seed=seed, amounts=(amount,))
+        for network in arena.NETWORKS
+        for seed in range(3)
+        for amount in (0.3, 0.5, 0.7)
+    ]
+    found = scratch.judge(fakes(none=60.0) + small)
+    assert found.verdict == "not reproduced" and "-10.2 [-10.2, -10.2]" in found.ours
+    assert scratch.judge(fakes(none=40.0) + small).verdict == "reproduced in direction"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..records import Record
-from . import activations, evolution, language, others, pruning, sizes, theory
+from . import activations, arena, evolution, language, others, pruning, sizes, theory
 from .activations import image_rows
 from .base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section, interval, paired_difference
 from .language import at_tuned, small_language_runs
@@ -43,8 +43,9 @@ SECTIONS: tuple[Section, ...] = (
     pruning.SECTION,
     *sizes.SECTIONS,
     *others.SECTIONS,
-    evolution.SECTION,
     theory.OLDER,
+    arena.SECTION,
+    evolution.SECTION,
 )
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)

@@ -29,7 +29,7 @@ training examples have strength times N for it.
 """
 
 from ..pruning import ChannelGroup, channel_groups
-from .base import Regulariser
+from .base import Regulariser, finish
 from .channels import OICSR, group_energy, prune_to_budget
 from .flow import FeatureFlow, curvature, length
 from .gates import (
@@ -63,6 +63,7 @@ __all__ = [
     "attach_dropconnect",
     "channel_groups",
     "curvature",
+    "finish",
     "group_energy",
     "length",
     "penalty_value",
