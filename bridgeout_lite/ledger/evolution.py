@@ -1,5 +1,7 @@
 """Evolving networks: stress-induced evolutionary synthesis and its ancestor, judged by our reconstruction of them."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from ..evolution import at_size, lineages_frame, teachers_frame
@@ -59,10 +61,15 @@ def stress_gain(rows: pd.DataFrame) -> tuple[float, float, tuple[float, float, f
 SPLITS = ("valid_accuracy", "test_accuracy")
 
 
+def _enough(gaps: Iterable[tuple[float, float, float, int]]) -> bool:
+    counts = [gap[3] for gap in gaps]
+    return bool(counts) and min(counts) >= LEAST_SEEDS
+
+
 def _little_loss(records: list[Record]) -> Finding:
     parts = lineages(records, stress=0.0, inherit=True)
     gaps = {name: against_control(rows, "whole") for name, rows in parts.items()}
-    if len(gaps) < len(NAMES) or min(gap[3] for gap in gaps.values()) < LEAST_SEEDS:
+    if not _enough(gaps.values()):
         return TOO_FEW
     lines = []
     for name, gap in gaps.items():
@@ -100,9 +107,9 @@ def _fewer_synapses(records: list[Record]) -> Finding:
 def _stress_prepares(records: list[Record]) -> Finding:
     gains = {}
     for name, rows in lineages(records).items():
-        if {0.0} < set(rows["stress"]):
+        if {0.0} < set(rows["stress"]) and rows.groupby("stress")["seed"].nunique().min() >= LEAST_SEEDS:
             gains[name] = stress_gain(rows)
-    if len(gains) < len(NAMES) or min(gain[2][3] for gain in gains.values()) < LEAST_SEEDS:
+    if not _enough(gap for *_, gap in gains.values()):
         return TOO_FEW
     lines = [
         f"{NAMES[name]}, stress {best:g}, {100 * share:.0f} % of the multiply-adds: {points(gap)}, n = {gap[3]}"
@@ -120,7 +127,7 @@ def _better_than(controls: tuple[str, ...]) -> Judge:
     def judge(records: list[Record]) -> Finding:
         parts = lineages(records, stress=0.0, inherit=True)
         gaps = {(name, c): against_control(rows, c) for name, rows in parts.items() for c in controls}
-        if len(parts) < len(NAMES) or min(gap[3] for gap in gaps.values()) < LEAST_SEEDS:
+        if not _enough(gaps.values()):
             return TOO_FEW
         lines = [
             f"{NAMES[name]}, minus {control}: {points(gap)}, n = {gap[3]}" for (name, control), gap in gaps.items()
