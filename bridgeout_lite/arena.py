@@ -365,9 +365,12 @@ def repeats(network: str) -> list[ArenaExperiment]:
 
 def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, treatment, split and operating point: network, method, label, setting (its strength in words),
-    seed, ranking, treatment (of ``TREATMENTS``), split, amount, accuracy (%), parameters, macs, latency_ms (nan for the
-    controls). Pruning by L1 norm and at random, measured on networks trained without a method, are methods "l1-norm"
-    and "random". Records of other studies, and runs that diverged, are passed over."""
+    seed, ranking, treatment (of ``TREATMENTS``), split, amount, accuracy (%), parameters, macs, latency_ms (nan for
+    controls on the plain network, of which it was not measured) and latency_share, over that of the same run's whole
+    network; for the controls, which are of even shape, the median of all runs of that shape.
+
+    Pruning by L1 norm and at random, measured on networks trained without a method, are methods "l1-norm" and "random".
+    Records of other studies, and runs that diverged, are passed over."""
     rows = []
     for record in records:
         spec, metrics = record.spec, record.metrics
@@ -387,7 +390,17 @@ def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
                         latency = record.provenance["latency"][k] if own else float("nan")
                         more = {"treatment": treatment, "split": split, "accuracy": accuracy, "latency_ms": latency}
                         rows.append(row | sizes | more)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else frame.assign(latency_share=_latency_shares(frame))
+
+
+def _latency_shares(frame: pd.DataFrame) -> pd.Series:
+    run = ["network", "method", "setting", "seed", "treatment", "split"]
+    whole = frame[frame["amount"] == 0].set_index(run)["latency_ms"]
+    own = frame["latency_ms"] / frame.join(whole.rename("whole"), on=run)["whole"]
+    place = ["network", "amount"]
+    even = own[frame["ranking"] == "layer"].groupby([frame[name] for name in place]).median()
+    return own.fillna(frame.join(even.rename("even"), on=place)["even"])
 
 
 def setting(spec: Mapping[str, Any]) -> str:
@@ -420,4 +433,12 @@ def final(frame: pd.DataFrame, network: str) -> pd.DataFrame:
     """The test rows of one network: each contender at its chosen strength, and the controls."""
     best = choose_strengths(frame, network)
     rows = frame[(frame["network"] == network) & (frame["split"] == "test")]
-    return rows[[m == "scratch" or best[m] == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+    return rows[[m == "scratch" or best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+
+
+def complete(frame: pd.DataFrame, network: str, seeds: int = 3) -> bool:
+    """Whether every contender, at its chosen strength, and every control has so many seeds on a network."""
+    if frame.empty or network not in set(frame["network"]):
+        return False
+    counts = final(frame, network).groupby("method")["seed"].nunique()
+    return bool((counts.reindex(list(LABELS), fill_value=0) >= seeds).all())

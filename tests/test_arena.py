@@ -76,6 +76,7 @@ def test_the_frame_has_every_contender_and_control(records):
     assert set(frame["split"]) == {"valid", "test"} and not frame[["accuracy", "macs", "parameters"]].isna().any().any()
     assert not frame[~frame["method"].isin(["l1-norm", "random"])]["latency_ms"].isna().any()
     assert set(frame[frame["method"] == "scratch"]["treatment"]) == {"fine-tuned"}
+    assert (frame["latency_share"] > 0).all() and (frame[frame["amount"] == 0]["latency_share"] == 1).all()
     failed = Record(records[0].spec | {"seed": 9}, {"failed": "the loss is nan"}, {})
     other = Record({"study": "another"}, {}, {})
     assert arena.arena_frame([*records, failed, other]).equals(frame)
@@ -186,6 +187,16 @@ def fakes(**accuracies):
         for seed in range(3)
         for k, (method, accuracy) in enumerate(accuracies.items())
     ]
+
+
+def test_a_network_is_complete_with_three_seeds_of_every_method_and_control():
+    methods = {method.replace("-", "_"): 50.0 for method in arena.CONTENDERS}
+    small = [fake("scratch", 50.0, seed=seed, amounts=(0.5,)) for seed in range(3)]
+    whole = [r for r in fakes(**methods) if r.spec["model"] == "vgg11"] + small
+    assert arena.complete(arena.arena_frame(whole), "vgg11")
+    assert not arena.complete(arena.arena_frame(whole), "resnet14")
+    assert not arena.complete(arena.arena_frame(whole[:-1]), "vgg11")
+    assert not arena.complete(arena.arena_frame([]), "vgg11")
 
 
 def test_the_ledger_needs_three_seeds_and_every_network():
