@@ -2,6 +2,7 @@
 
 from . import (
     cost,
+    evolution,
     experiments,
     figures,
     landmarks,
@@ -51,6 +52,7 @@ __all__ = [
     "detach_bridgeout",
     "detach_sparseout",
     "evaluate",
+    "evolution",
     "experiments",
     "figures",
     "fit",

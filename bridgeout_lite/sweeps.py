@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from . import arena
+from .evolution import lineages
 from .experiments import Experiment
 from .language import language_model
 from .structured_output import structured_output
@@ -146,5 +147,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "language-model": language_model,
     "arena": arena_runs,
     "structured-output": structured_output,
+    "evolution": lineages,
     "smoke": smoke,
 }

@@ -37,6 +37,7 @@ FLOORS = {
     "protocol": 5,
     "structured": 5,
     "arena": 6,
+    "evolution": 6,
     "experiments": 6,
     "runner": 6,
     "sweeps": 7,
