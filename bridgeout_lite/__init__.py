@@ -1,6 +1,7 @@
 """Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them."""
 
 from . import (
+    arena,
     cost,
     evolution,
     experiments,
@@ -44,6 +45,7 @@ __all__ = [
     "Record",
     "Sparseout",
     "Store",
+    "arena",
     "attach_bridgeout",
     "attach_sparseout",
     "bridgeout",
