@@ -36,6 +36,7 @@ FLOORS = {
     "structured": 5,
     "arena": 6,
     "experiments": 6,
+    "featureflow": 6,
     "runner": 6,
     "sweeps": 7,
     "figures": 7,

@@ -29,7 +29,7 @@ training examples have strength times N for it.
 
 from .base import Regulariser, finish
 from .channels import OICSR, ChannelGroup, channel_groups, group_energy, prune_to_budget
-from .flow import FeatureFlow, curvature, length
+from .flow import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from .gates import HardConcrete, L0Gates, TargetedDropout, attach_dropconnect
 from .penalties import L1, GroupLasso, SparseGroupLasso
 from .proximal import PENALTIES, penalty_value, prox, shrink_groups
@@ -51,9 +51,12 @@ __all__ = [
     "curvature",
     "finish",
     "group_energy",
+    "is_residual_point",
     "length",
     "penalty_value",
     "prox",
     "prune_to_budget",
     "shrink_groups",
+    "trajectories",
+    "turning",
 ]
