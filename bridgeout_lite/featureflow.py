@@ -23,7 +23,7 @@ from .data import IMAGE_SETS, Images, data_folder, load_images
 from .models import MODELS, ResidualBlock, build_model
 from .noise import check_choice
 from .pruning import prune, recalibrate_batchnorm, remove_filters
-from .records import Record, provenance, rounded
+from .records import Record, provenance, rounded, summarise
 from .sparsity import filter_norms, hoyer
 from .structured import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from .training import Recipe, evaluate, fit, pick_device
@@ -291,8 +291,27 @@ def setting(spec: Mapping[str, Any]) -> str:
     """The penalty of a run in a few characters, such as "length 0.0003"; without one the number of epochs."""
     words = [f"{name} {spec[name]:g}" for name in ("length", "curvature") if spec[name]]
     if not words:
-        return f"no penalty, {spec['recipe']['epochs']} epochs"
+        epochs = spec["recipe"]["epochs"]
+        return f"no penalty, {epochs} epoch{'s' if epochs > 1 else ''}"
     return " and ".join(words) + (", L1 norm" if spec["norm"] == 1 else "")
+
+
+# What the others are compared with.
+PLAIN = setting(FlowExperiment().spec)
+
+
+def against_plain(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """``value`` minus that of training without a penalty, paired by seed: one row a setting with mean, its 95 % interval
+    (Student's t) low and high, and n.
+
+    Args:
+        rows: one row a setting and seed, such as :func:`flow_runs`.
+    """
+    table = rows.set_index(["setting", "seed"])[value]
+    if PLAIN not in table.index.get_level_values("setting"):
+        raise ValueError(f"no rows of {PLAIN!r} to compare with: record the sweep 'feature-flow' first")
+    gap = (table - table.xs(PLAIN)).dropna().rename("gap").reset_index()
+    return summarise(gap[gap["setting"] != PLAIN], ["setting"], "gap")
 
 
 def flow_runs(records: Iterable[Record]) -> pd.DataFrame:
