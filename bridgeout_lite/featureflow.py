@@ -301,11 +301,14 @@ PLAIN = setting(FlowExperiment().spec)
 
 
 def against_plain(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """``value`` minus that of training without a penalty, paired by seed: one row a setting with mean, its 95 % interval
-    (Student's t) low and high, and n.
+    """``value`` minus that of training without a penalty, paired by seed: one row a setting with mean, its 95 %
+    interval (Student's t) low and high, and n.
 
     Args:
         rows: one row a setting and seed, such as :func:`flow_runs`.
+
+    Raises:
+        ValueError: no rows of training without a penalty.
     """
     table = rows.set_index(["setting", "seed"])[value]
     if PLAIN not in table.index.get_level_values("setting"):

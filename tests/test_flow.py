@@ -9,6 +9,7 @@ from torch import nn
 import bridgeout_lite as bl
 from bridgeout_lite import featureflow
 from bridgeout_lite.featureflow import (
+    PLAIN,
     FlowExperiment,
     feature_flow,
     flow_layers,
@@ -22,7 +23,8 @@ from bridgeout_lite.featureflow import (
     weakest_blocks,
     without_blocks,
 )
-from bridgeout_lite.records import Store, fingerprint
+from bridgeout_lite.ledger.flow import SECTION
+from bridgeout_lite.records import Record, Store, fingerprint
 from bridgeout_lite.structured import curvature, is_residual_point, length, trajectories, turning
 
 QUICK = bl.Recipe(epochs=1, batch_size=64, precision="float32")
@@ -177,5 +179,43 @@ def test_a_run_is_recorded_and_read(tmp_path, monkeypatch):
     assert set(removal["kind"]) == {"filters: l2", "weights", "blocks: smallest steps", "blocks: random"}
     whole = removal[(removal["amount"] == 0) & (removal["split"] == "test") & (removal["setting"] == "length 0.01")]
     assert (whole["accuracy"] == records[1].metrics["test_accuracy"]).all()
-    stranger = bl.Record({"method": "none"}, {}, {})
+    stranger = Record({"method": "none"}, {}, {})
     assert not len(flow_runs([stranger])) and not len(flow_removal([stranger]))
+
+
+def made_up(experiment, sparser, better):
+    """A record of the sweep: penalties add to Hoyer's measures and to the accuracy after removal, and seeds scatter."""
+    on, scatter = bool(experiment.length or experiment.curvature), 0.1 * experiment.seed
+    layer = {"norm": 1.0, "gamma": 0.5 if on else 1.0, "hoyer": 0.1 + on * sparser + 1e-4 * scatter}
+    stage = {"points": ["relu", "stage1.0"], "relative": [0.5], "length": 1.0, "curvature": 1.0, "turning": 1.0}
+    after = [40.0 + on * better + scatter * (1 + on)]
+    curve = {"amount": [0.5], "valid": after, "test": after}
+    kinds = {"filters: l2": curve, "weights": curve | {"amount": [0.8]}}
+    kinds["blocks: smallest steps"] = curve | {"amount": [3]}
+    metrics = {"valid_accuracy": 50.0, "test_accuracy": 50.0 + scatter, "paths": [stage], "removal": kinds}
+    metrics["layers"] = {"stage1.0.conv2": layer | {"filter_hoyer": layer["hoyer"]}}
+    return Record(experiment.spec, metrics, {})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_ledger_judges_the_runs(sign):
+    records = [made_up(e, sign * 0.01, sign * 5.0) for e in feature_flow()]
+    found = [claim.judge(records) for claim in SECTION.claims]
+    expected = "reproduced in direction" if sign > 0 else "not reproduced"
+    assert [f.verdict for f in found] == [expected] * 5 + ["not run"]
+    assert "n = 3" in found[0].ours and ("+5.1" if sign > 0 else "-4.9") in found[2].ours
+    assert "0.50, 0.50" in found[0].reason and "before any removal the difference is +0.0" in found[3].reason
+    few = [record for record in records if record.spec["seed"] < 2]
+    for some in ([], few):
+        assert {claim.judge(some).verdict for claim in SECTION.claims} == {"not run"}
+
+
+def test_differences_from_training_without_a_penalty():
+    records = [made_up(e, 0.0, 2.0) for e in feature_flow()]
+    after = flow_removal(records).query("kind == 'weights' and amount == 0.8 and split == 'test'")
+    table = featureflow.against_plain(after, "accuracy").set_index("setting")
+    assert PLAIN not in table.index and len(table) == 6
+    assert table.loc["length 0.0002", "mean"] == pytest.approx(2.1) and table.loc["length 0.0002", "n"] == 3
+    assert table.loc["length 0.0002", "low"] < 2.1 < table.loc["length 0.0002", "high"]
+    with pytest.raises(ValueError, match="no rows of 'no penalty, 4 epochs' to compare with"):
+        featureflow.against_plain(after[after["setting"] != PLAIN], "accuracy")

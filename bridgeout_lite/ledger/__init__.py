@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..records import Record
 from . import activations, arena, language, others, pruning, sizes, theory
+from . import activations, flow, language, others, pruning, sizes, theory
 from .activations import image_rows
 from .base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section, interval, paired_difference
 from .language import at_tuned, small_language_runs
@@ -45,6 +46,7 @@ SECTIONS: tuple[Section, ...] = (
     *others.SECTIONS,
     theory.OLDER,
     arena.SECTION,
+    flow.SECTION,
 )
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
