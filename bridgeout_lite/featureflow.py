@@ -274,16 +274,13 @@ def measure_removal(model: nn.Module, images: Images, *, seed: int = 0) -> dict[
 def feature_flow() -> list[FlowExperiment]:
     """Chapter 11's runs: the [3, 4, 6] residual network at a quarter of its width on 4,000 CIFAR-10 images, three
     seeds: without a penalty, also for half as many epochs, which costs accuracy as a strong penalty does; with a
-    penalty on length or on curvature at two strengths; and, last, on length in the L1 norm."""
-    experiments = []
-    for seed in range(3):
-        experiments += [
-            FlowExperiment(seed=seed),
-            FlowExperiment(seed=seed, recipe=Recipe(epochs=2, batch_size=50)),
-            *(FlowExperiment(length=strength, seed=seed) for strength in (2e-4, 6e-4)),
-            *(FlowExperiment(curvature=strength, seed=seed) for strength in (2e-4, 6e-4)),
-        ]
-    return [*experiments, *(FlowExperiment(length=1e-5, norm=1, seed=seed) for seed in range(3))]
+    penalty on length or on curvature at two strengths, the stronger first; and on length in the L1 norm."""
+    rounds: list[list[dict[str, Any]]] = [
+        [{}, {"recipe": Recipe(epochs=2, batch_size=50)}, {"length": 6e-4}, {"curvature": 6e-4}],
+        [{"length": 2e-4}, {"curvature": 2e-4}],
+        [{"length": 1e-5, "norm": 1}],
+    ]
+    return [FlowExperiment(seed=seed, **setting) for some in rounds for seed in range(3) for setting in some]
 
 
 def setting(spec: Mapping[str, Any]) -> str:

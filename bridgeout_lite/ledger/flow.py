@@ -27,18 +27,17 @@ _COMMAND = "`bridgeout sweep feature-flow`"
 
 
 def _gaps(table: pd.Series) -> dict[str, tuple[float, float, float, int]]:
-    """Of a number for each setting and seed: for each penalty its difference from training without one, paired by
-    seed."""
+    """Of a number for each setting and seed: for each penalty with enough seeds its difference from training without
+    one, paired by seed."""
+    if PLAIN not in table:
+        return {}
     plain = table[PLAIN]
-    return {
+    gaps = {
         str(name): interval((part.droplevel("setting") - plain).dropna())
         for name, part in table.groupby("setting")
         if not str(name).startswith("no penalty")
     }
-
-
-def _enough(table: pd.Series) -> bool:
-    return len(table) > 0 and PLAIN in table and table.groupby("setting").count().min() >= LEAST_SEEDS
+    return {name: gap for name, gap in gaps.items() if gap[3] >= LEAST_SEEDS}
 
 
 def _sparser(value: str) -> Judge:
@@ -49,9 +48,9 @@ def _sparser(value: str) -> Judge:
         if not len(layers):
             return TOO_FEW
         table = layers[layers["part"] != "other"].groupby(["setting", "seed"])[value].mean()
-        if not _enough(table):
-            return TOO_FEW
         gaps = _gaps(table)
+        if not gaps:
+            return TOO_FEW
         as_claimed, opposite = sum(g[1] > 0 for g in gaps.values()), sum(g[2] < 0 for g in gaps.values())
         gamma = layers[layers["part"] == "second"].groupby("setting")["gamma"].mean()
         lines = [f"{name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}]" for name, (mean, low, high, _) in gaps.items()]
@@ -78,9 +77,9 @@ def _easier(kinds: tuple[str, ...], amounts: tuple[float, ...]) -> Judge:
         valid, test = (
             some[some["split"] == split].groupby(["setting", "seed"])["accuracy"].mean() for split in ("valid", "test")
         )
-        if not _enough(test):
-            return TOO_FEW
         gaps = _gaps(test)
+        if not gaps:
+            return TOO_FEW
         best = str(valid.groupby("setting").mean()[list(gaps)].idxmax())
         whole = _gaps(flow_runs(records).set_index(["setting", "seed"])["test_accuracy"])[best]
         _, low, high, n = gaps[best]
