@@ -276,7 +276,8 @@ def feature_flow() -> list[FlowExperiment]:
     seeds: without a penalty, also for half as many epochs, which costs accuracy as a strong penalty does; with a
     penalty on length or on curvature at two strengths, the stronger first; and on length in the L1 norm."""
     rounds: list[list[dict[str, Any]]] = [
-        [{}, {"recipe": Recipe(epochs=2, batch_size=50)}, {"length": 6e-4}, {"curvature": 6e-4}],
+        [{}, {"length": 6e-4}],
+        [{"recipe": Recipe(epochs=2, batch_size=50)}, {"curvature": 6e-4}],
         [{"length": 2e-4}, {"curvature": 2e-4}],
         [{"length": 1e-5, "norm": 1}],
     ]
