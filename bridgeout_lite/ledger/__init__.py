@@ -11,8 +11,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..records import Record
-from . import activations, arena, language, others, pruning, sizes, theory
-from . import activations, flow, language, others, pruning, sizes, theory
+from . import activations, arena, flow, language, others, pruning, sizes, theory
 from .activations import image_rows
 from .base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section, interval, paired_difference
 from .language import at_tuned, small_language_runs
@@ -45,8 +44,8 @@ SECTIONS: tuple[Section, ...] = (
     *sizes.SECTIONS,
     *others.SECTIONS,
     theory.OLDER,
-    arena.SECTION,
     flow.SECTION,
+    arena.SECTION,
 )
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
