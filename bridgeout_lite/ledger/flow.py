@@ -59,8 +59,9 @@ def _sparser(value: str) -> Judge:
             f"Hoyer minus that without a penalty ({table[PLAIN].mean():.4f}), n = {gaps[next(iter(gaps))][3]}; "
             + "; ".join(lines),
             DIRECTION if as_claimed == len(gaps) else "not reproduced",
-            f"of {len(gaps)} penalties {as_claimed} have an interval above zero and {opposite} one below; the mean "
-            f"scale |gamma| of the last BatchNorm of a block is {shrunk} times what it is without them",
+            f"penalties with {LEAST_SEEDS} seeds: {len(gaps)}, of them {as_claimed} with an interval above zero and "
+            f"{opposite} with one below; the mean scale |gamma| of the last BatchNorm of a block is {shrunk} times "
+            "what it is without them",
         )
 
     return judge
