@@ -21,6 +21,7 @@ RECORDED = (
     "language-model",
     "structured-output",
     "evolution",
+    "feature-flow",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from . import arena
 from .evolution import lineages
 from .experiments import Experiment
+from .featureflow import feature_flow
 from .language import language_model
 from .structured_output import structured_output
 from .training import Recipe
@@ -148,5 +149,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "arena": arena_runs,
     "structured-output": structured_output,
     "evolution": lineages,
+    "feature-flow": feature_flow,
     "smoke": smoke,
 }

@@ -39,6 +39,7 @@ FLOORS = {
     "arena": 6,
     "evolution": 6,
     "experiments": 6,
+    "featureflow": 6,
     "runner": 6,
     "sweeps": 7,
     "figures": 7,

@@ -31,7 +31,7 @@ training examples have strength times N for it.
 from ..pruning import ChannelGroup, channel_groups
 from .base import Regulariser, finish
 from .channels import OICSR, group_energy, prune_to_budget
-from .flow import FeatureFlow, curvature, length
+from .flow import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from .gates import (
     LAWS,
     HardConcrete,
@@ -65,6 +65,7 @@ __all__ = [
     "curvature",
     "finish",
     "group_energy",
+    "is_residual_point",
     "length",
     "penalty_value",
     "prox",
@@ -73,4 +74,6 @@ __all__ = [
     "stressed",
     "survival",
     "synapse_probability",
+    "trajectories",
+    "turning",
 ]

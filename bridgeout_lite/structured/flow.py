@@ -16,13 +16,15 @@ Source of the idea: Wu, Lan, Zhang, Xiang and Yang 2021, arXiv:2106.02914.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import Where, is_activation
+from ..models import ResidualBlock
+from ..sparsity import capture_activations
 from .base import Regulariser, check_positive
 
 
@@ -34,6 +36,62 @@ def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
 def curvature(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
     """Sum of the second differences of the path, the mean over the batch; 0 for fewer than three points."""
     return _size([c - 2 * b + a for a, b, c in zip(path, path[1:], path[2:], strict=False)], path, norm)
+
+
+def turning(path: Sequence[Tensor]) -> Tensor:
+    """Sum of the angles (radians) between one step of the path and the next, the mean over the batch; 0 for fewer than
+    three points. A step of length zero has no direction and turns nothing.
+
+    Unlike :func:`curvature` it does not change when all features are multiplied by a constant: this is what geometry
+    calls the total absolute curvature of a polygon.
+    """
+    steps = [(after - before).float().flatten(1) for before, after in itertools.pairwise(path)]
+    total = torch.zeros((), device=path[0].device)
+    for a, b in itertools.pairwise(steps):
+        moved = (a.norm(dim=1) > 0) & (b.norm(dim=1) > 0)
+        # of the unit vectors a and b: exact for small angles too, where the cosine is flat
+        a, b = (torch.nn.functional.normalize(step, dim=1) for step in (a, b))
+        angle = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+        total = total + (angle * moved).mean()
+    return total
+
+
+def is_residual_point(name: str, module: nn.Module) -> bool:
+    """The points of a residual network's own steps: the output of its stem, called "relu", and of each
+    :class:`bridgeout_lite.models.ResidualBlock`."""
+    return name == "relu" or isinstance(module, ResidualBlock)
+
+
+def trajectories(model: nn.Module, inputs: Tensor, *, where: Where = is_activation) -> list[dict[str, Tensor]]:
+    """The paths that ``inputs`` take through ``model`` in evaluation mode, without gradients: for each stage the
+    features by the name of the module that puts them out. A path has two points or more.
+
+    Args:
+        model: any module; its training mode is restored. inputs: one batch, as the model takes it.
+        where: as for :class:`FeatureFlow`.
+
+    Raises:
+        ValueError: ``where`` picks no module, or no two consecutive ones with features of one shape.
+    """
+    points = capture_activations(model, inputs, where=where)
+    paths = [dict(run) for run in _runs(points.items(), key=lambda item: item[1].shape)]
+    if not paths:
+        raise ValueError(_no_path(points.values()))
+    return paths
+
+
+def _runs(points: Iterable[Any], key: Any) -> list[list[Any]]:
+    """The paths among the points in the order of execution: runs of two or more of one shape."""
+    runs = [list(run) for _, run in itertools.groupby(points, key=key)]
+    return [run for run in runs if len(run) > 1]
+
+
+def _no_path(points: Iterable[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(x.shape[1:])) for x in points)
+    return (
+        f"no two consecutive layers have features of one shape ({shapes}), so there is no path: pick other layers with "
+        "where"
+    )
 
 
 def _size(differences: Sequence[Tensor], path: Sequence[Tensor], norm: float) -> Tensor:
@@ -50,9 +108,9 @@ class FeatureFlow(Regulariser):
     Args:
         length, curvature: k1 and k2, finite and >= 0.
         norm: 1 or 2, of the differences.
-        where: ``where(name, module)`` picks the modules whose outputs are the points; default: every nonlinearity. For
-            a residual network's own steps pick its stem and its blocks. A path is a run of points of equal shape, in
-            the order in which the modules run.
+        where: ``where(name, module)`` picks the modules whose outputs are the points; default: every nonlinearity.
+            :func:`is_residual_point` picks a residual network's own steps. A path is a run of points of equal shape,
+            in the order in which the modules run.
 
     :meth:`attach` first: in training mode each forward pass of the model then leaves its paths behind, and
     :meth:`penalty` uses them up. Only one model at a time; a copy of the model is watched by nobody.
@@ -107,8 +165,7 @@ class FeatureFlow(Regulariser):
     @property
     def paths(self) -> list[list[Tensor]]:
         """The paths of the last forward pass in training mode: runs of points of equal shape, two or more."""
-        runs = [list(run) for _, run in itertools.groupby(self._points, key=lambda x: x.shape)]
-        return [run for run in runs if len(run) > 1]
+        return _runs(self._points, key=lambda x: x.shape)
 
     def penalty(self, model: nn.Module) -> Tensor:
         if not self._handles:
@@ -119,11 +176,7 @@ class FeatureFlow(Regulariser):
             )
         paths = self.paths
         if not paths:
-            shapes = ", ".join(str(tuple(x.shape[1:])) for x in self._points)
-            raise ValueError(
-                f"no two consecutive layers have features of one shape ({shapes}), so there is no path: pick other "
-                "layers with where"
-            )
+            raise ValueError(_no_path(self._points))
         self._points = []  # the graph behind them is not kept beyond the step
         total = torch.zeros((), device=paths[0][0].device)
         for path in paths:
