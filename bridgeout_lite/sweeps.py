@@ -7,6 +7,7 @@ from typing import Any
 
 from . import arena
 from .experiments import Experiment
+from .explain import explanations
 from .language import language_model
 from .training import Recipe
 
@@ -144,5 +145,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "pruning-shortened": partial(pruning_published, 30),
     "language-model": language_model,
     "arena": arena_runs,
+    "explanations": explanations,
     "smoke": smoke,
 }
