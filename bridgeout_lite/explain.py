@@ -21,11 +21,12 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
@@ -644,7 +645,7 @@ class ExplanationExperiment:
         dataset: one of ``DATASETS``. train, valid, test: so many images of it.
         model, width: as for :func:`bridgeout_lite.build_model`.
         method: "none", or "sparseout" behind every nonlinearity. p, q: of the noise.
-        mu: of the lasso whose features are tested.
+        mu: of the lasso whose features are tested, one of ``MUS``.
         recipe: of the training. seed: of the initial weights, the order of the images, the noise and the controls.
     """
 
@@ -667,8 +668,8 @@ class ExplanationExperiment:
         object.__setattr__(self, "p", check_probability(self.p))
         object.__setattr__(self, "q", check_exponent(self.q))
         object.__setattr__(self, "width", float(self.width))
-        if not self.mu > 0 or not math.isfinite(self.mu):
-            raise ValueError(f"mu must be a finite number > 0 (the largest L1 norm of a class), got {self.mu!r}")
+        if self.mu not in MUS:
+            raise ValueError(f"mu must be one of {', '.join(f'{mu:g}' for mu in MUS)}, got {self.mu!r}")
         object.__setattr__(self, "mu", float(self.mu))
 
     @property
@@ -813,3 +814,35 @@ def explanations() -> list[ExplanationExperiment]:
         for seed in range(3)
         for noise in some
     ]
+
+
+def explanations_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run of :func:`explanations`: dataset, method, p, q, seed, valid_accuracy and test_accuracy (%), and
+
+    * features, explained: mean over classes at the run's mu, the latter from 0 to 1; needed: features for the first of
+      ``SHARES``, mean over the classes that get there;
+    * hoyer: of the last hidden layer;
+    * selected, random: points of accuracy that a class loses with its features, or with as many others, silenced; mean
+      over classes; relevance: the first minus the second;
+    * deletion_NAME: area under the deletion curve;
+    * energy_NAME, overlap_NAME, pointing_NAME: against the truth, where it is known.
+    """
+    rows = []
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        if spec.get("task") != "explanations" or "ablation" not in metrics:
+            continue
+        row = {k: spec[k] for k in ("dataset", "method", "p", "q", "seed")}
+        row |= {k: metrics[k] for k in ("valid_accuracy", "test_accuracy", "odd")}
+        at = MUS.index(spec["mu"])
+        row |= {"features": metrics["counts"][at], "explained": metrics["explained"][at]}
+        needed = [count for count in metrics["needed"][f"{SHARES[0]:g}"] if count is not None]
+        row["needed"] = sum(needed) / len(needed) if needed else math.nan
+        row["hoyer"] = list(metrics["sparsity"].values())[-1]
+        whole, selected, random = (pd.Series(metrics["ablation"][k]).mean() for k in ("whole", "selected", "random"))
+        row |= {"selected": whole - selected, "random": whole - random, "relevance": random - selected}
+        row |= {f"deletion_{name}": curve_area(curve) for name, curve in metrics["deletion"].items()}
+        for name, measures in metrics.get("truth", {}).items():
+            row |= {f"{measure}_{name}": value for measure, value in measures.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -430,7 +430,7 @@ def test_bad_experiments():
     for bad, message in (
         ({"dataset": "mnist"}, "dataset must be one of"),
         ({"method": "dropblock"}, "method must be one of"),
-        ({"mu": 0.0}, "mu must be a finite number > 0"),
+        ({"mu": 0.0}, "mu must be one of 1, 2"),
         ({"p": 1.0}, "p must be a number"),
         ({"q": -1}, "q must be a finite number"),
     ):

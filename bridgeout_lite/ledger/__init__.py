@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..records import Record
-from . import activations, arena, language, others, pruning, sizes, theory
+from . import activations, arena, explanations, language, others, pruning, sizes, theory
 from .activations import image_rows
 from .base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section, interval, paired_difference
 from .language import at_tuned, small_language_runs
@@ -45,6 +45,7 @@ SECTIONS: tuple[Section, ...] = (
     *others.SECTIONS,
     theory.OLDER,
     arena.SECTION,
+    explanations.SECTION,
 )
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
