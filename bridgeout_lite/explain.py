@@ -511,7 +511,7 @@ def ablation(
     weights: Tensor,
     places: Sequence[Place],
     *,
-    draws: int = 5,
+    draws: int = 3,
     generator: torch.Generator | None = None,
 ) -> dict[str, list[float]]:
     """Are a class's features relevant to it? Accuracy (%) on the images of each class: with all channels ("whole"),
@@ -624,8 +624,8 @@ def curve_area(curve: Sequence[float], shares: Sequence[float] = DELETED) -> flo
 
 # Data of the recorded runs, images whose features are taken, and images that are explained.
 DATASETS = (*(f"flowers-{variant}" for variant in VARIANTS), *(name for name in IMAGE_SETS if name != "auto"))
-DESCRIBED_IMAGES = 1000
-EXPLAINED_IMAGES = 200
+DESCRIBED_IMAGES = 600
+EXPLAINED_IMAGES = 120
 
 # Bounds at which the selection is counted, and shares of the variance for which the needed features are counted.
 MUS = (1.0, 2.0, 5.0, 10.0, 20.0)
@@ -650,8 +650,8 @@ class ExplanationExperiment:
     """
 
     dataset: str = "flowers-single-6c"
-    train: int = 2000
-    valid: int = 1000
+    train: int = 1500
+    valid: int = 600
     test: int = 600
     model: str = "smallcnn"
     width: float = 0.5
@@ -793,7 +793,7 @@ def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int 
 
 
 def explanations() -> list[ExplanationExperiment]:
-    """Chapter 15's runs of the small CNN at half its width: on flowers whose disc tells the class, and on 6,000 images
+    """Chapter 15's runs of the small CNN at half its width: on flowers whose disc tells the class, and on 4,000 images
     of CIFAR-10, without noise and with Sparseout at ``SWEPT_Q`` and ``SWEPT_P``; then, without noise, on flowers whose
     disc and leaf tell it. Three seeds. The paper's code has mu = 5 for its flowers and 10 for photographs."""
     recipe = Recipe(epochs=6, batch_size=64, crop=2)
@@ -801,12 +801,16 @@ def explanations() -> list[ExplanationExperiment]:
     noises: list[dict[str, Any]] = [quiet, *({"p": SWEPT_P, "q": q} for q in SWEPT_Q)]
     photographs: dict[str, Any] = {
         "dataset": "cifar10",
-        "train": 6000,
-        "test": 1000,
+        "train": 4000,
+        "valid": 1000,
         "mu": 10.0,
-        "recipe": Recipe(epochs=5, batch_size=64),
+        "recipe": Recipe(epochs=4, batch_size=64),
     }
-    double: dict[str, Any] = {"dataset": "flowers-double-12c", "recipe": dataclasses.replace(recipe, epochs=8)}
+    double: dict[str, Any] = {
+        "dataset": "flowers-double-12c",
+        "train": 2000,
+        "recipe": dataclasses.replace(recipe, epochs=8),
+    }
     sets = [({"recipe": recipe}, noises), (photographs, noises), (double, [quiet])]
     return [
         ExplanationExperiment(seed=seed, **common | noise)
