@@ -175,7 +175,8 @@ def lasso_paths(features: Tensor, labels: Tensor, classes: int) -> list[LassoPat
         weights[weights.abs() <= 1e-10 * weights.abs().sum(0)] = 0.0  # what left the path leaves a rounding error
         residual = (target[:, None] - x @ weights).square().sum(0)
         variance = (target - target.mean()).square().sum().clamp_min(1e-30)
-        paths.append(LassoPath(weights.abs().sum(0).cummax(0).values, weights, 1 - residual / variance))
+        norms = weights.abs().sum(0).cummax(0).values  # it never falls but for rounding
+        paths.append(LassoPath(norms, weights, 1 - residual / variance))
     return paths
 
 
@@ -185,6 +186,14 @@ def mu_lasso(features: Tensor, labels: Tensor, mu: float, classes: int) -> Tenso
     if not mu > 0 or not math.isfinite(mu):
         raise ValueError(f"mu must be a finite number > 0 (the largest L1 norm of a class), got {mu!r}")
     return torch.stack([path.at(mu) for path in lasso_paths(features, labels, classes)], 1)
+
+
+def explained_share(features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The share of each class's target variance that weights (m, classes) explain (classes,): 1 is all of it, 0 what a
+    constant explains. Other arguments as in :func:`lasso_paths`."""
+    target = F.one_hot(labels, weights.shape[1]).double()
+    residual = (target - features.double() @ weights.double()).square().sum(0)
+    return 1 - residual / (target - target.mean(0)).square().sum(0).clamp_min(1e-30)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -746,16 +755,14 @@ def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int 
     draws = torch.Generator().manual_seed(seed)
     described = images.normalize(images.valid.x[:DESCRIBED_IMAGES])
     features = channel_features(model, described)
-    paths = lasso_paths(features.values, predict(model, described), images.num_classes)
-    weights = torch.stack([path.at(mu) for path in paths], 1)
-    counts, explained = [], []
     labels = predict(model, described)
+    paths = lasso_paths(features.values, labels, images.num_classes)
+    weights = torch.stack([path.at(mu) for path in paths], 1)
+    counts, shares = [], []
     for bound in MUS:
         found = torch.stack([path.at(bound) for path in paths], 1)
-        target = F.one_hot(labels, images.num_classes).double()
-        residual = (target - features.values.double() @ found).square().sum(0)
         counts.append(float((found != 0).sum(0).float().mean()))
-        explained.append(float((1 - residual / (target - target.mean(0)).square().sum(0)).mean()))
+        shares.append(float(explained_share(features.values, labels, found).mean()))
     layers = list(dict.fromkeys(name for name, _ in features.places))
     by_layer = dict.fromkeys(layers, 0.0)
     for (name, _), row in zip(features.places, weights, strict=True):
@@ -776,7 +783,7 @@ def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int 
     result: dict[str, Any] = {
         "sparsity": {name: float(hoyer(out)) for name, out in capture_activations(model, x).items()},
         "counts": counts,
-        "explained": explained,
+        "explained": shares,
         "needed": {f"{share:g}": [path.needed(share) for path in paths] for share in SHARES},
         "by_layer": by_layer,
         "odd": float(own.odd.float().mean()),

@@ -155,6 +155,8 @@ def test_the_path_grows_and_counts(problem):
     assert path.needed(2.0) is None
     assert 1 <= path.needed(float(path.explained[3])) <= 3
     assert torch.allclose(path.at(float(path.norms[4])), path.weights[:, 4])
+    weights = torch.stack([p.weights[:, 5] for p in explain.lasso_paths(features, labels, 4)], 1)
+    assert torch.allclose(explain.explained_share(features, labels, weights)[0], path.explained[5])
 
 
 def test_dead_and_twin_features(problem):
@@ -443,3 +445,66 @@ def test_the_sweep_has_three_seeds_of_everything():
     assert len({bl.records.fingerprint(e.spec) for e in experiments}) == len(experiments) == 27
     settings = {(e.dataset, e.method, e.p, e.q) for e in experiments}
     assert len(settings) * 3 == len(experiments)
+
+
+def fabricated(dataset, q, seed, *, overlap=0.5, guided=0.6, lost=50.0, needed=2):
+    """A record as :func:`explain.run_explanation` makes it, with the numbers wanted."""
+    quiet = {"method": "none", "p": 0.0} if q is None else {"p": explain.SWEPT_P, "q": q}
+    mu = 10.0 if dataset == "cifar10" else 5.0
+    spec = explain.ExplanationExperiment(dataset, seed=seed, mu=mu, **quiet).spec
+    curve = [1.0 - 0.1 * k for k in range(len(explain.DELETED))]
+    wobble = 0.01 * seed
+    truth = {"selected": overlap, "random": 0.4, "guided": guided, "gradient": 0.6, "usual place": 0.2, "flat": 0.03}
+    metrics = {
+        "valid_accuracy": 98.0,
+        "test_accuracy": 97.0,
+        "counts": [1.0, 3.0, 10.0, 20.0, 40.0],
+        "explained": [0.3, 0.5, 0.7, 0.8, 0.9],
+        "needed": {"0.3": [needed, None, needed + 1], "0.5": [None] * 3},
+        "odd": 0.0,
+        "sparsity": {"relu4": 0.6, "relu5": 0.7},
+        "ablation": {"whole": [100.0, 90.0], "selected": [95 - lost + wobble] * 2, "random": [90.0, 80.0]},
+        "deletion": {"selected": curve, "random": curve},
+    }
+    if dataset != "cifar10":
+        measures = ("energy", "overlap", "pointing")
+        metrics["truth"] = {name: {m: v + wobble for m in measures} for name, v in truth.items()}
+        metrics["truth"]["selected"]["overlap"] += wobble
+    return bl.Record(spec, metrics, {})
+
+
+SWEPT = ("flowers-single-6c", "cifar10")
+
+
+def everything(**kwargs):
+    runs = [fabricated(d, None, s, **kwargs) for d in ("flowers-double-12c", "cifar10") for s in range(3)]
+    runs += [fabricated("flowers-single-6c", q, s, **kwargs) for q in (None, 1.0, 2.0, 3.0) for s in range(3)]
+    return runs + [fabricated("cifar10", q, s, **kwargs) for q in (1.0, 2.0, 3.0) for s in range(3)]
+
+
+def test_the_frame_of_recorded_runs():
+    runs = everything()
+    frame = explain.explanations_frame([*runs, bl.Record({"task": "language"}, {}, {})])
+    assert len(frame) == len(runs)
+    row = frame[(frame["dataset"] == "cifar10") & (frame["seed"] == 0)].iloc[0]
+    assert (row["features"], row["explained"], row["needed"], row["hoyer"]) == (20.0, 0.8, 2.5, 0.7)
+    assert (row["selected"], row["random"], row["relevance"]) == (50.0, 10.0, 40.0)
+    assert frame["overlap_selected"].notna().sum() == 15 and "energy_usual place" in frame
+    assert explain.explanations_frame([]).empty
+
+
+def test_the_verdicts_are_those_of_the_numbers():
+    from bridgeout_lite.ledger.explanations import SECTION
+
+    def verdicts(runs):
+        return [claim.judge(runs).verdict for claim in SECTION.claims]
+
+    assert verdicts([]) == ["not run"] * 5
+    assert verdicts(everything()[:3]) == ["not run"] * 5
+    good, bad = "reproduced in direction", "not reproduced"
+    assert verdicts(everything()) == [good, good, bad, bad, bad], "no difference between q = 1 and q = 3 is no gain"
+    assert verdicts(everything(overlap=0.3)) == [good, bad, bad, bad, bad]
+    assert verdicts(everything(lost=-20.0))[0] == bad
+    better = [r for r in everything() if r.spec["q"] != 1.0]
+    better += [fabricated(d, 1.0, s, needed=1, lost=60, overlap=0.7) for d in SWEPT for s in range(3)]
+    assert verdicts(better) == [good, good, bad, good, good]
