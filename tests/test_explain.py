@@ -468,7 +468,7 @@ def fabricated(dataset, q, seed, *, overlap=0.5, guided=0.6, lost=50.0, needed=2
     }
     if dataset != "cifar10":
         measures = ("energy", "overlap", "pointing")
-        metrics["truth"] = {name: {m: v + wobble for m in measures} for name, v in truth.items()}
+        metrics["truth"] = {name: dict.fromkeys(measures, v + wobble) for name, v in truth.items()}
         metrics["truth"]["selected"]["overlap"] += wobble
     return bl.Record(spec, metrics, {})
 
