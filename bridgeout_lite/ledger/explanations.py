@@ -40,8 +40,11 @@ def _words(gap: Gap, digits: int) -> str:
     return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def _judge(measure: Callable[[pd.DataFrame], dict[str, Gap]], sign: int, digits: int, reason: str) -> Judge:
-    """Reproduced in direction if every interval that ``measure`` finds lies on the side of ``sign``."""
+def _judge(
+    measure: Callable[[pd.DataFrame], dict[str, Gap]], sign: int, digits: int, reason: str, *, fit: bool = False
+) -> Judge:
+    """Reproduced in direction if every interval that ``measure`` finds lies on the side of ``sign``. With ``fit`` the
+    reason says whether the networks compared fit equally well."""
 
     def judge(records: list[Record]) -> Finding:
         rows = explanations_frame(records)
@@ -51,10 +54,14 @@ def _judge(measure: Callable[[pd.DataFrame], dict[str, Gap]], sign: int, digits:
         right = sum(sign * (low if sign > 0 else high) > 0 for _, low, high, _ in gaps.values())
         wrong = sum(sign * (high if sign > 0 else low) < 0 for _, low, high, _ in gaps.values())
         n = min(n for _, _, _, n in gaps.values())
+        said = f"{reason}; of {len(gaps)} intervals {right} lie on the claimed side of zero and {wrong} on the other"
+        if fit:
+            fits = {name: sparse_gap(rows, name, "valid_accuracy") for name in ("flowers-single-6c", "cifar10")}
+            said += f"; validation accuracy differs by {', '.join(_words(gap, 1) for gap in fits.values())} points"
         return Finding(
             "; ".join(f"{name}: {_words(gap, digits)}" for name, gap in gaps.items()) + f"; n = {n}",
             DIRECTION if right == len(gaps) else "not reproduced",
-            f"{reason}; of {len(gaps)} intervals {right} lie on the claimed side of zero and {wrong} on the other",
+            said,
         )
 
     return judge
@@ -128,12 +135,14 @@ SECTION = Section(
             (
                 "Networks trained for sparser activations need fewer features a class",
                 _ASKED,
-                _judge(_fewer, -1, 2, "features for 30 % of the variance, mean over classes; q = 1 minus q = 3"),
+                _judge(
+                    _fewer, -1, 2, "features for 30 % of the variance, mean over classes; q = 1 minus q = 3", fit=True
+                ),
             ),
             (
                 "Networks trained for sparser activations give more faithful explanations",
                 _ASKED,
-                _judge(_more_faithful, +1, 1, "q = 1 minus q = 3"),
+                _judge(_more_faithful, +1, 1, "q = 1 minus q = 3", fit=True),
             ),
         )
     ),
