@@ -7,6 +7,7 @@ are kept too: by those, and by nothing else, settings are chosen.
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -228,3 +229,22 @@ def endures(amounts: Iterable[float], accuracies: Iterable[float], points: float
         if low < floor:
             return a + (b - a) * (high - floor) / (high - low)
     return shares[-1]
+
+
+def pareto_front(costs: Iterable[float], scores: Iterable[float]) -> list[int]:
+    """The places of the points that no other beats: none is as cheap and as good, and cheaper or better. In the order
+    of rising cost; of equal points the first.
+
+    The scores of a front are the best of many: measured with error, they are a little too high.
+
+    Raises:
+        ValueError: there is not one score for each cost; one of them is not a finite number.
+    """
+    points = list(zip(costs, scores, strict=True))
+    if not all(math.isfinite(value) for point in points for value in point):
+        raise ValueError("costs and scores must be finite numbers: leave out the points that have none")
+    front: list[int] = []
+    for k in sorted(range(len(points)), key=lambda k: (points[k][0], -points[k][1])):
+        if not front or points[k][1] > points[front[-1]][1]:
+            front.append(k)
+    return front

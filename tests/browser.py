@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bridgeout_lite.widgets.base import script
+
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
@@ -92,3 +94,47 @@ def still_page(*figures, folder: Path, change=lambda state: None) -> str:
         f'<script type="application/vnd.jupyter.widget-state+json">{state}</script></body></html>'
     )
     return page.as_uri()
+
+
+@contextlib.contextmanager
+def opening(browser, folder: Path):
+    """Gives ``open_page(figure) -> page``; in the end nothing may have been refused or complained of."""
+    visits = []
+
+    def open_page(figure, **options):
+        visits.append(visit(browser, still_page(figure, folder=folder, **options)))
+        page = visits[-1][0]
+        page.locator(".sbn data, [role=alert]").first.wait_for(state="attached")
+        return page
+
+    yield open_page
+    for page, refused, complaints in visits:
+        page.context.close()
+        assert refused == [] and complaints == []
+
+
+def told(browser, figure, folder: Path, change=lambda state: None) -> str:
+    """What stands in the place of a figure that cannot be drawn."""
+    page, _, _ = visit(browser, still_page(figure, folder=folder, change=change))
+    alert = page.get_by_role("alert")
+    alert.wait_for(timeout=5000)
+    text = alert.inner_text()
+    page.context.close()
+    return text
+
+
+def module(page, name: str) -> None:
+    """Import a figure's JavaScript in a page, as ``window.figure``."""
+    page.evaluate(
+        "async (code) => { const blob = new Blob([code], {type: 'text/javascript'});"
+        "window.figure = await import(URL.createObjectURL(blob)); }",
+        script(name),
+    )
+
+
+def weight(figure) -> int:
+    """Bytes of a figure in a page's widget state: script, style and data."""
+    from ipywidgets.embed import embed_data
+
+    data = embed_data(views=[figure], drop_defaults=False)
+    return len(json.dumps(data["manager_state"]["state"][data["view_specs"][0]["model_id"]]))

@@ -76,6 +76,7 @@ def test_the_frame_has_every_contender_and_control(records):
     assert set(frame["split"]) == {"valid", "test"} and not frame[["accuracy", "macs", "parameters"]].isna().any().any()
     assert not frame[~frame["method"].isin(["l1-norm", "random"])]["latency_ms"].isna().any()
     assert set(frame[frame["method"] == "scratch"]["treatment"]) == {"fine-tuned"}
+    assert (frame["latency_share"] > 0).all() and (frame[frame["amount"] == 0]["latency_share"] == 1).all()
     failed = Record(records[0].spec | {"seed": 9}, {"failed": "the loss is nan"}, {})
     other = Record({"study": "another"}, {}, {})
     assert arena.arena_frame([*records, failed, other]).equals(frame)

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import traitlets
-from browser import chromium, still_page, visit
+from browser import chromium, module, opening, told, weight
 from scipy import stats
 
 from bridgeout_lite import Experiment, Recipe, Record
 from bridgeout_lite.language import LanguageExperiment, LanguageRecipe
-from bridgeout_lite.widgets.base import script
 from bridgeout_lite.widgets.headline import CHOSEN, IMAGES, Headline, pack
 
 IMAGE_LAYERS = ("relu1", "relu5")
@@ -169,11 +168,7 @@ def test_the_picture_is_drawn(figure):
 
 
 def test_the_figure_is_small(figure):
-    from ipywidgets.embed import embed_data
-
-    data = embed_data(views=[figure], drop_defaults=False)
-    state = data["manager_state"]["state"][data["view_specs"][0]["model_id"]]
-    assert len(json.dumps(state)) < 60_000
+    assert weight(figure) < 60_000
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -281,19 +276,8 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Open a figure in a page: opened(figure) -> page; nothing may be refused or complained of in the end."""
-    visits = []
-
-    def open_page(figure):
-        page, refused, complaints = visit(browser, still_page(figure, folder=tmp_path))
-        visits.append((page, refused, complaints))
-        page.locator(".sbn data, [role=alert]").first.wait_for(state="attached")
-        return page
-
-    yield open_page
-    for page, refused, complaints in visits:
-        page.context.close()
-        assert refused == [] and complaints == []
+    with opening(browser, tmp_path) as open_page:
+        yield open_page
 
 
 SHOWN = """() => {
@@ -345,11 +329,7 @@ def test_the_page_computes_what_python_computes(opened, figure):
 @pytest.mark.pages
 def test_the_page_chooses_and_summarises_as_python_does(browser, figure):
     page = browser.new_context().new_page()
-    page.evaluate(
-        "async (code) => { const blob = new Blob([code], {type: 'text/javascript'});"
-        "window.figure = await import(URL.createObjectURL(blob)); }",
-        script("headline"),
-    )
+    module(page, "headline")
     for task in figure._tasks.values():
         assert dict(page.evaluate("(task) => [...figure.chosen(task)]", pack(task))) == task.chosen()
     quantiles = stats.t.ppf(0.975, np.arange(1, 9)).tolist()
@@ -425,8 +405,5 @@ def test_what_is_not_recorded_is_said(opened, figure):
     ],
 )
 def test_spoilt_state_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    page, _, _ = visit(browser, still_page(Headline(PICTURES, TEXTS), folder=tmp_path, change=spoil))
-    alert = page.get_by_role("alert")
-    alert.wait_for(timeout=5000)
-    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
-    page.context.close()
+    text = told(browser, Headline(PICTURES, TEXTS), tmp_path, spoil)
+    assert message in text and "cannot be drawn" in text

@@ -191,3 +191,22 @@ def test_the_comparison_repeats_what_it_compares(name):
 def test_the_recorded_runs_are_those_of_the_sweep():
     recorded = bl.notebook.results("pruning-cifar10").keys()
     assert recorded == {fingerprint(e.spec) for e in sweeps.SWEEPS["pruning-cifar10"]()}
+
+
+def test_a_front_is_what_no_other_point_beats():
+    costs = [3, 1, 2, 2, 4, 1, 5, 3]
+    scores = [50.0, 30.0, 60.0, 40.0, 60.0, 30.0, 70.0, 20.0]
+    front = protocol.pareto_front(costs, scores)
+    assert front == [1, 2, 6]  # of the twins 1 and 5 the first
+    points = list(zip(costs, scores, strict=True))
+    for k, (cost, score) in enumerate(points):
+        beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+        assert beaten == (k not in front) or k == 5
+    assert protocol.pareto_front([], []) == []
+
+
+def test_a_front_is_of_whole_points():
+    with pytest.raises(ValueError):
+        protocol.pareto_front([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="must be finite numbers: leave out"):
+        protocol.pareto_front([1.0, 2.0], [1.0, float("nan")])

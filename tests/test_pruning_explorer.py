@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from browser import chromium, still_page, visit
+from browser import chromium, opening, told, weight
 
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Record, protocol, published
@@ -98,14 +98,6 @@ FIRST_NAME, SECOND_NAME = "CIFAR-10, vgg11 × 0.25", "CIFAR-100, resnet34c"
 def unpack(figure):
     """What the page gets."""
     return json.loads(zlib.decompress(figure.packed))
-
-
-def weight(figure):
-    """Bytes of the figure in the page's widget state: scripts, styles and data."""
-    from ipywidgets.embed import embed_data
-
-    data = embed_data(views=[figure], drop_defaults=False)
-    return len(json.dumps(data["manager_state"]["state"][data["view_specs"][0]["model_id"]]))
 
 
 def of(records, method, p=None, q=None, fraction=1.0):
@@ -446,19 +438,8 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Open figures in a page: opened(figure) -> page; nothing may be refused or complained of in the end."""
-    visits = []
-
-    def open_page(figure, **options):
-        page, refused, complaints = visit(browser, still_page(figure, folder=tmp_path, **options))
-        visits.append((page, refused, complaints))
-        page.locator(".sbn data, [role=alert]").first.wait_for(state="attached")
-        return page
-
-    yield open_page
-    for page, refused, complaints in visits:
-        page.context.close()
-        assert refused == [] and complaints == []
+    with opening(browser, tmp_path) as open_page:
+        yield open_page
 
 
 SHOWN = """() => {
@@ -693,11 +674,8 @@ def test_what_is_not_recorded_is_said(opened, figure):
     ],
 )
 def test_spoilt_state_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    page, _, _ = visit(browser, still_page(PruningExplorer(WHOLE), folder=tmp_path, change=spoil))
-    alert = page.get_by_role("alert")
-    alert.wait_for(timeout=5000)
-    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
-    page.context.close()
+    text = told(browser, PruningExplorer(WHOLE), tmp_path, spoil)
+    assert message in text and "cannot be drawn" in text
 
 
 @pytest.mark.pages
@@ -729,8 +707,5 @@ def test_spoilt_data_is_told_in_the_figures_place(browser, tmp_path, spoil, mess
         studies = unpack(figure)
         spoil(studies)
         figure.packed = zlib.compress(json.dumps(studies).encode())
-    page, _, _ = visit(browser, still_page(figure, folder=tmp_path))
-    alert = page.get_by_role("alert")
-    alert.wait_for(timeout=5000)
-    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
-    page.context.close()
+    text = told(browser, figure, tmp_path)
+    assert message in text and "cannot be drawn" in text

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from browser import chromium, still_page, visit
+from browser import chromium, module, still_page, told, visit
 
 from bridgeout_lite import theory, widgets
 from bridgeout_lite.noise import _Perturb
-from bridgeout_lite.widgets.base import finite, script, uniforms
+from bridgeout_lite.widgets.base import finite, uniforms
 
 P = (0.0, 0.05, 0.3, 0.5, 0.9)
 Q = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -34,15 +34,6 @@ def page(browser):
     page = browser.new_context().new_page()
     yield page
     page.context.close()
-
-
-def module(page, name):
-    """Import a figure's bundle in the page, as ``window.figure``."""
-    page.evaluate(
-        "async (code) => { const blob = new Blob([code], {type: 'text/javascript'});"
-        "window.figure = await import(URL.createObjectURL(blob)); }",
-        script(name),
-    )
 
 
 def close(ours, theirs, tolerance=1e-6):
@@ -166,11 +157,8 @@ def test_sliders_and_presets_move_the_figure_to_what_python_computes(browser, tm
     ],
 )
 def test_spoilt_data_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    page, _, _ = visit(browser, still_page(widgets.NoisePenalty(), folder=tmp_path, change=spoil))
-    alert = page.get_by_role("alert")
-    alert.wait_for(timeout=5000)
-    assert message in alert.inner_text() and "cannot be drawn" in alert.inner_text()
-    page.context.close()
+    text = told(browser, widgets.NoisePenalty(), tmp_path, spoil)
+    assert message in text and "cannot be drawn" in text
 
 
 @pytest.mark.parametrize(

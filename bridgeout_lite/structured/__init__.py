@@ -27,7 +27,7 @@ A strength here multiplies a term of the *mean* loss. Papers and codes that divi
 training examples have strength times N for it.
 """
 
-from .base import Regulariser
+from .base import Regulariser, finish
 from .channels import OICSR, ChannelGroup, channel_groups, group_energy, prune_to_budget
 from .flow import FeatureFlow, curvature, length
 from .gates import HardConcrete, L0Gates, TargetedDropout, attach_dropconnect
@@ -49,6 +49,7 @@ __all__ = [
     "attach_dropconnect",
     "channel_groups",
     "curvature",
+    "finish",
     "group_energy",
     "length",
     "penalty_value",

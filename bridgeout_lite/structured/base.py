@@ -26,6 +26,15 @@ class Regulariser:
         have no state beside the model's."""
 
 
+def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
+    """End a training as the method says: put sparse copies in the place of weights (``settle``), take gates, masks or
+    watchers off (``detach``). Changes ``model`` and returns it; nothing happens for a method that asks for neither."""
+    for end in ("settle", "detach"):
+        if hasattr(regulariser, end):
+            getattr(regulariser, end)(model)
+    return model
+
+
 def check_positive(value: Any, name: str, *, zero: bool = True) -> float:
     """Return ``value`` as a float, or raise ValueError unless it is a finite number >= 0 (> 0 without ``zero``)."""
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
