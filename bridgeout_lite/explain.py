@@ -814,12 +814,12 @@ def explanations() -> list[ExplanationExperiment]:
         "recipe": Recipe(epochs=4, batch_size=64),
     }
     double: dict[str, Any] = {"dataset": "flowers-double-12c", "recipe": recipe}
-    sets = [({"recipe": recipe}, noises), (photographs, noises), (double, [quiet])]
+    sets = [({"recipe": recipe}, noises), (double, [quiet]), (photographs, noises)]
     return [
         ExplanationExperiment(seed=seed, **common | noise)
         for common, some in sets
-        for seed in range(3)
         for noise in some
+        for seed in range(3)
     ]
 
 
