@@ -1,6 +1,7 @@
 """Explanations: features, the lasso against its conditions and another solver, back-projection, and the measures."""
 
 import dataclasses
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -264,6 +265,12 @@ def test_a_picture_leaves_the_model_as_it_was():
     assert model.training and not model.norm1.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert not model.relu1._forward_hooks and not model.relu1._backward_hooks
+
+
+def test_without_captum(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(ImportError, match="explanations need captum: pip install --no-deps captum"):
+        explain.class_attribution(network(), draw(1, 3, 32, 32), torch.tensor([0]))
 
 
 def test_scaling():
