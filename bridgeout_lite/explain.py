@@ -85,8 +85,7 @@ def channel_features(model: nn.Module, x: Tensor, layers: Sequence[str] | None =
     for start in range(0, len(x), _PART):
         where = None if layers is None else (lambda name, module: name in layers)
         outputs = capture_activations(model, x[start : start + _PART], where=where)
-        parts.append({name: out.float().flatten(2).square().sum(2) if out.dim() > 2 else out.float().square()
-                      for name, out in outputs.items()})  # fmt: skip
+        parts.append({name: out.float().reshape(*out.shape[:2], -1).square().sum(2) for name, out in outputs.items()})
     names = list(parts[0]) if layers is None else list(layers)
     powers = [torch.cat([part[name] for part in parts]) for name in names]
     values = torch.cat([F.normalize(power, p=1.0, dim=1) for power in powers], 1)
@@ -640,8 +639,8 @@ EXPLAINED_IMAGES = 120
 MUS = (1.0, 2.0, 5.0, 10.0, 20.0)
 SHARES = (0.3, 0.5)
 
-# The noise of the recorded sweep. Chapter 4 found that at this p the network's validation accuracy on CIFAR-10 depends
-# least on q: networks of equal fit can be compared.
+# The noise of the recorded sweep. At this p the validation accuracies of chapter 4's network on CIFAR-10 lie within a
+# point for all q: networks of about equal fit can be compared.
 SWEPT_Q = (1.0, 2.0, 3.0)
 SWEPT_P = 0.1
 
