@@ -160,10 +160,8 @@ def _topmost(flowers: Sketch) -> Tensor:
     """The number of the part that each point (n, 96, 96) shows."""
     points = (torch.arange(SIDE * _FINE) + 0.5) / _FINE
     y, x = torch.meshgrid(points, points, indexing="ij")
-    centre, size, tilt, petals, phase, depth, side = (
-        t[..., None, None] for t in (flowers.centre, flowers.size, flowers.tilt, flowers.petals, flowers.phase,
-                                     flowers.depth, flowers.side)
-    )  # fmt: skip
+    names = ("centre", "size", "tilt", "petals", "phase", "depth", "side")
+    centre, size, tilt, petals, phase, depth, side = (getattr(flowers, name)[..., None, None] for name in names)
     # coordinates of the plant: in units of its size, u to the right and v down its stem
     dx, dy = (x - centre[:, 0]) / size, (y - centre[:, 1]) / size
     u, v = tilt.cos() * dx + tilt.sin() * dy, tilt.cos() * dy - tilt.sin() * dx
