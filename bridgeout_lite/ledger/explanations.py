@@ -43,21 +43,21 @@ def _words(gap: Gap, digits: int) -> str:
 def _judge(
     measure: Callable[[pd.DataFrame], dict[str, Gap]], sign: int, digits: int, reason: str, *, fit: bool = False
 ) -> Judge:
-    """Reproduced in direction if every interval that ``measure`` finds lies on the side of ``sign``. With ``fit`` the
-    reason says whether the networks compared fit equally well."""
+    """Reproduced in direction if every interval that ``measure`` finds, of seeds enough, lies on the side of ``sign``.
+    With ``fit`` the reason says whether the networks compared fit equally well."""
 
     def judge(records: list[Record]) -> Finding:
         rows = explanations_frame(records)
-        gaps = measure(rows) if len(rows) else {}
-        if not gaps or min(n for _, _, _, n in gaps.values()) < LEAST_SEEDS:
+        gaps = {name: gap for name, gap in (measure(rows) if len(rows) else {}).items() if gap[3] >= LEAST_SEEDS}
+        if not gaps:
             return TOO_FEW
         right = sum(sign * (low if sign > 0 else high) > 0 for _, low, high, _ in gaps.values())
         wrong = sum(sign * (high if sign > 0 else low) < 0 for _, low, high, _ in gaps.values())
         n = min(n for _, _, _, n in gaps.values())
         said = f"{reason}; of {len(gaps)} intervals {right} lie on the claimed side of zero and {wrong} on the other"
         if fit:
-            fits = {name: sparse_gap(rows, name, "valid_accuracy") for name in ("flowers-single-6c", "cifar10")}
-            said += f"; validation accuracy differs by {', '.join(_words(gap, 1) for gap in fits.values())} points"
+            fits = [sparse_gap(rows, dataset, "valid_accuracy") for dataset in ("flowers-single-6c", "cifar10")]
+            said += f"; validation accuracy differs by {', '.join(_words(gap, 1) for gap in fits if gap[3])} points"
         return Finding(
             "; ".join(f"{name}: {_words(gap, digits)}" for name, gap in gaps.items()) + f"; n = {n}",
             DIRECTION if right == len(gaps) else "not reproduced",
