@@ -433,4 +433,19 @@ def final(frame: pd.DataFrame, network: str) -> pd.DataFrame:
     """The test rows of one network: each contender at its chosen strength, and the controls."""
     best = choose_strengths(frame, network)
     rows = frame[(frame["network"] == network) & (frame["split"] == "test")]
-    return rows[[m == "scratch" or best[m] == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+    return rows[[m == "scratch" or best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+
+
+def complete(frame: pd.DataFrame, network: str, seeds: int = 3) -> bool:
+    """Whether every contender, at its chosen strength, and every control has so many seeds on a network."""
+    if frame.empty or network not in set(frame["network"]):
+        return False
+    counts = final(frame, network).groupby("method")["seed"].nunique()
+    return bool((counts.reindex(list(LABELS), fill_value=0) >= seeds).all())
+
+
+def standings(records: Iterable[Record], seeds: int = 3) -> pd.DataFrame:
+    """What the arena ends with: :func:`final` of every network that is :func:`complete`, one after the other."""
+    frame = arena_frame(records)
+    parts = [final(frame, name) for name in NETWORKS if complete(frame, name, seeds)]
+    return pd.concat(parts) if parts else frame.iloc[:0]

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 from . import arena
+from .evolution import lineages
 from .experiments import Experiment
 from .explain import explanations
 from .language import language_model
+from .structured_output import structured_output
 from .training import Recipe
 
 # Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers,
@@ -145,6 +147,8 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "pruning-shortened": partial(pruning_published, 30),
     "language-model": language_model,
     "arena": arena_runs,
+    "structured-output": structured_output,
+    "evolution": lineages,
     "explanations": explanations,
     "smoke": smoke,
 }

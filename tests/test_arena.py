@@ -189,6 +189,18 @@ def fakes(**accuracies):
     ]
 
 
+def test_a_network_is_complete_with_three_seeds_of_every_method_and_control():
+    methods = {method.replace("-", "_"): 50.0 for method in arena.CONTENDERS}
+    small = [fake("scratch", 50.0, seed=seed, amounts=(0.5,)) for seed in range(3)]
+    whole = [r for r in fakes(**methods) if r.spec["model"] == "vgg11"] + small
+    assert arena.complete(arena.arena_frame(whole), "vgg11")
+    assert not arena.complete(arena.arena_frame(whole), "resnet14")
+    assert not arena.complete(arena.arena_frame(whole[:-1]), "vgg11")
+    assert not arena.complete(arena.arena_frame([]), "vgg11")
+    assert set(arena.standings(whole + fakes(none=50.0))["network"]) == {"vgg11"}
+    assert arena.standings([]).empty
+
+
 def test_the_ledger_needs_three_seeds_and_every_network():
     oicsr = next(c for c in judged.SECTION.claims if "OICSR" in c.claim)
     assert oicsr.judge([]).verdict == "not run"
