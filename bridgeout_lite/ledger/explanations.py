@@ -57,7 +57,8 @@ def _judge(
         said = f"{reason}; of {len(gaps)} intervals {right} lie on the claimed side of zero and {wrong} on the other"
         if fit:
             fits = [sparse_gap(rows, dataset, "valid_accuracy") for dataset in ("flowers-single-6c", "cifar10")]
-            said += f"; validation accuracy differs by {', '.join(_words(gap, 1) for gap in fits if gap[3] >= LEAST_SEEDS)} points"
+            enough = ", ".join(_words(gap, 1) for gap in fits if gap[3] >= LEAST_SEEDS)
+            said += f"; validation accuracy differs by {enough} points"
         return Finding(
             "; ".join(f"{name}: {_words(gap, digits)}" for name, gap in gaps.items()) + f"; n = {n}",
             DIRECTION if right == len(gaps) else "not reproduced",
