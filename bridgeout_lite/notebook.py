@@ -22,6 +22,7 @@ RECORDED = (
     "structured-output",
     "evolution",
     "feature-flow",
+    "explanations",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from . import arena
 from .evolution import lineages
 from .experiments import Experiment
+from .explain import explanations
 from .featureflow import feature_flow
 from .language import language_model
 from .structured_output import structured_output
@@ -150,5 +151,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "structured-output": structured_output,
     "evolution": lineages,
     "feature-flow": feature_flow,
+    "explanations": explanations,
     "smoke": smoke,
 }

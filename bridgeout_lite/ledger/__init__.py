@@ -11,7 +11,19 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..records import Record
-from . import activations, arena, evolution, flow, language, others, pruning, sizes, structured_output, theory
+from . import (
+    activations,
+    arena,
+    evolution,
+    explanations,
+    flow,
+    language,
+    others,
+    pruning,
+    sizes,
+    structured_output,
+    theory,
+)
 from .activations import image_rows
 from .base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section, interval, paired_difference
 from .language import at_tuned, small_language_runs
@@ -48,6 +60,7 @@ SECTIONS: tuple[Section, ...] = (
     arena.SECTION,
     evolution.SECTION,
     structured_output.SECTION,
+    explanations.SECTION,
 )
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
