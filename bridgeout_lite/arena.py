@@ -348,7 +348,9 @@ def search(network: str) -> list[ArenaExperiment]:
 
 # The strength of each contender, by its place in ``CONTENDERS``, that :func:`choose_strengths` finds on the search's
 # records; where a network or contender is missing, the first.
-CHOSEN: dict[str, dict[str, int]] = {}
+CHOSEN: dict[str, dict[str, int]] = {
+    "vgg11": {"dropout": 1, "sparseout": 1, "bridgeout": 2, "sgl-scad": 1, "oicsr": 1},
+}
 
 
 def repeats(network: str) -> list[ArenaExperiment]:

@@ -19,6 +19,7 @@ RECORDED = (
     "pruning-cifar10",
     "pruning-cifar100",
     "language-model",
+    "arena",
     "structured-output",
     "evolution",
     "feature-flow",

@@ -227,3 +227,16 @@ def test_the_ledger_compares_the_pruned_with_the_whole_and_with_small_ones_from_
     found = scratch.judge(fakes(none=60.0) + small)
     assert found.verdict == "not reproduced" and "-10.2 [-10.2, -10.2]" in found.ours
     assert scratch.judge(fakes(none=40.0) + small).verdict == "reproduced in direction"
+
+
+def test_the_recorded_repeats_are_those_of_the_recorded_choice():
+    frame = arena.arena_frame(bl.notebook.results("arena"))
+    for network in [name for name in arena.NETWORKS if arena.complete(frame, name)]:
+        best = arena.choose_strengths(frame, network)
+        for method, contender in arena.CONTENDERS.items():
+            strength = contender.strengths[arena.CHOSEN[network].get(method, 0)]
+            experiment = ArenaExperiment(method=method, **strength, **arena.NETWORKS[network])
+            assert arena.setting(experiment.spec) == best[method], method
+    recorded = {record.key for record in bl.notebook.results("arena")}
+    wanted = {bl.records.fingerprint(e.spec) for e in bl.sweeps.SWEEPS["arena"]()}
+    assert recorded <= wanted and len(wanted) == 75 + 67 + 1
