@@ -442,3 +442,10 @@ def complete(frame: pd.DataFrame, network: str, seeds: int = 3) -> bool:
         return False
     counts = final(frame, network).groupby("method")["seed"].nunique()
     return bool((counts.reindex(list(LABELS), fill_value=0) >= seeds).all())
+
+
+def standings(records: Iterable[Record], seeds: int = 3) -> pd.DataFrame:
+    """What the arena ends with: :func:`final` of every network that is :func:`complete`, one after the other."""
+    frame = arena_frame(records)
+    parts = [final(frame, name) for name in NETWORKS if complete(frame, name, seeds)]
+    return pd.concat(parts) if parts else frame.iloc[:0]

@@ -14,7 +14,15 @@ from .records import Record, Store, package_version
 from .training import pick_device
 
 # The stores in results/.
-RECORDED = ("activation-grid", "pruning-cifar10", "pruning-cifar100", "language-model", "feature-flow")
+RECORDED = (
+    "activation-grid",
+    "pruning-cifar10",
+    "pruning-cifar100",
+    "language-model",
+    "feature-flow",
+    "structured-output",
+    "evolution",
+)
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:

@@ -29,7 +29,7 @@ import dataclasses
 import math
 import numbers
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -54,6 +54,36 @@ CUTTABLE = (nn.Conv2d, nn.Linear, _BatchNorm, nn.PReLU)
 
 # Training batches that estimate BatchNorm's statistics, where their number is not given.
 BATCHES = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A layer's part in a group: entry k of ``places`` on its output (``writes``) or input side is channel
+    ``channels[k]`` of the group. A layer behind ``nn.Flatten`` reads one channel at many places."""
+
+    layer: str
+    writes: bool
+    places: Tensor
+    channels: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that run through the same layers: how many they are, under the first convolution that makes them."""
+
+    root: str
+    size: int
+    members: tuple[Member, ...]
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Names of the layers that make these channels."""
+        return tuple(m.layer for m in self.members if m.writes)
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Names of the layers that read them."""
+        return tuple(m.layer for m in self.members if not m.writes)
 
 
 def prune(
@@ -124,23 +154,78 @@ def remove_filters(
     The same shape untrained, as a control for scope "layer": ``remove_filters(fresh_model, amount, example_input)``.
     """
     plan = _plan(model, amount, "filter", criterion, scope, True, example_input, generator)
-    small: nn.Module = plan.graph.model
-    silenced = _plain(model)
-    for (layer, name), kept in plan.masks.items():
+    names = _names(plan.graph)
+    return remove_channels(model, {names[conv]: channels for conv, channels in plan.picks.items()}, example_input)
+
+
+def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> list[ChannelGroup]:
+    """The groups of a model, in the order of their first convolutions. Channels that are an output of the model are in
+    none.
+
+    Args:
+        model: any module with convolutions; it is left as it is.
+        example_input: a batch as the model takes it; None tries one black image of 32x32.
+
+    Raises:
+        ValueError: no convolutions, layers that cannot be paired (grouped convolutions, GroupNorm, a model whose every
+            channel is an output, ...), noise or another parametrization on the weights (detach it first), or an input
+            that the model does not take.
+        ImportError: Torch-Pruning is missing.
+    """
+    check_model(model)
+    return _groups(_trace(plain_copy(model), example_input))
+
+
+def remove_channels(model: nn.Module, picks: Mapping[str, Iterable[int]], example_input: Tensor) -> nn.Module:
+    """A smaller network without the channels named: filters go with their biases and BatchNorm, with the weights that
+    read them, and with whatever additions tie to them. It computes what the model does with all that set to zero, up to
+    rounding, on ``example_input`` (that is checked). ``model`` is left as it is; masks become ordinary zeros.
+
+    Args:
+        model: as for :func:`channel_groups`.
+        picks: channels to remove, from 0, by the root of their group: the first convolution that makes them.
+        example_input: a batch as the model takes it.
+
+    Raises:
+        ValueError: as :func:`channel_groups`; a name that is not the root of a group; a channel that is not there, or
+            every channel of a group; a smaller network whose output differs, which means that the model mixes channels
+            where no module shows it.
+        ImportError: Torch-Pruning is missing.
+    """
+    check_model(model)
+    silenced, graph = plain_copy(model), _trace(plain_copy(model), example_input)
+    small: nn.Module = graph.model
+    chosen: Any = {small.get_submodule(k): v for k, v in _checked(picks, _groups(graph)).items()}
+    for (layer, name), kept in _silencing_masks(graph, chosen).items():
         silenced.get_submodule(layer).get_parameter(name).data.mul_(kept)
-    for conv, channels in plan.picks.items():
-        if channels:
-            _group(plan.graph, conv, channels).prune(record_history=False)
+    for conv, channels in chosen.items():
+        _group(graph, conv, channels).prune(record_history=False)
     for name, parameter in silenced.named_parameters():
         small.get_parameter(name).requires_grad_(parameter.requires_grad)
-    expected = run_once(silenced, example_input)
     with contextlib.suppress(ValueError):  # it may not even run
-        if agree(run_once(small, example_input), expected):
+        if agree(run_once(small, example_input), run_once(silenced, example_input)):
             return small
     raise ValueError(
-        "without these filters the model computes something else: some operation that is no module mixes its channels; "
-        "use prune(model, amount), or make that operation a module"
+        "without these channels the model computes something else: some operation that is no module mixes its "
+        "channels; use prune(model, amount), which masks and does not cut, or make that operation a module"
     )
+
+
+def _checked(picks: Mapping[str, Iterable[int]], groups: Iterable[ChannelGroup]) -> dict[str, list[int]]:
+    """``picks`` in order, each channel once, without what is empty."""
+    sizes = {group.root: group.size for group in groups}
+    result = {root: sorted(set(channels)) for root, channels in picks.items()}
+    for root, channels in result.items():
+        if root not in sizes:
+            raise ValueError(
+                f"{root!r} is not the first convolution of a group of channels that can go; those are "
+                f"{', '.join(map(repr, sizes))}: name channels under theirs"
+            )
+        if channels and (channels[0] < 0 or channels[-1] >= sizes[root] or len(channels) == sizes[root]):
+            raise ValueError(
+                f"{root!r} has the channels 0 to {sizes[root] - 1}, of which one at least must stay; got {channels}"
+            )
+    return {root: channels for root, channels in result.items() if channels}
 
 
 def recalibrate_batchnorm(
@@ -356,8 +441,8 @@ def _plan(
         raise ValueError(f"{what} is about whole filters: use granularity='filter', or leave it out")
     if granularity == "filter" and scope == "filter":
         raise ValueError("scope='filter' compares the weights of one filter: it goes with granularity='weight' only")
-    _check_model(model)
-    plain = _plain(model)
+    check_model(model)
+    plain = plain_copy(model)
     convs = {name: module for name, module in plain.named_modules() if isinstance(module, nn.Conv2d)}
     graph = _trace(plain, example_input) if silence or criterion in ("bn", "folded") else None
     scores = {}
@@ -383,7 +468,8 @@ def _check_amount(amount: Any) -> float:
     return float(amount)
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
+    """ValueError unless the model has convolutions, and only weights that are fixed and finite numbers."""
     if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
         raise ValueError(f"this model has no nn.Conv2d, so no filters to prune: it is made of {kinds}")
@@ -458,8 +544,7 @@ def _trace(plain: nn.Module, example_input: Tensor | None) -> Any:
             "pip install torch-pruning"
         ) from error
     if example_input is None:
-        first = next(m for m in plain.modules() if isinstance(m, nn.Conv2d))
-        example_input = torch.zeros(1, first.in_channels, 32, 32)
+        example_input = black_image(plain)
     run_once(plain, example_input)
     plain.requires_grad_(True)  # the graph is read off the one of autograd
     example_input = example_input[:1].to(device_of(plain, example_input))
@@ -468,6 +553,12 @@ def _trace(plain: nn.Module, example_input: Tensor | None) -> Any:
         return torch_pruning.DependencyGraph().build_dependency(
             plain, example_input, forward_fn=lambda model, x: model(x), verbose=False
         )
+
+
+def black_image(model: nn.Module) -> Tensor:
+    """A batch of one image of 32x32 zeros, with the channels that the first convolution takes."""
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    return torch.zeros(1, first.in_channels, 32, 32)
 
 
 def _group(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
@@ -550,6 +641,31 @@ def _silencing_masks(graph: Any, picks: dict[nn.Conv2d, list[int]]) -> dict[tupl
     return result
 
 
+def _groups(graph: Any) -> list[ChannelGroup]:
+    names = _names(graph)
+    convs = [m for m in graph.model.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        roots = list(_channels(graph, {conv: torch.zeros(conv.out_channels) for conv in convs}, "l2"))
+    except ValueError as error:
+        reason = str(error).removesuffix("; prune with silence=False")
+        raise ValueError(
+            f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
+        ) from error
+    return [_members(graph, root, names) for root in roots]
+
+
+def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup:
+    members: dict[tuple[str, bool], Member] = {}
+    for item in _group(graph, root, list(range(root.out_channels))):
+        module, writes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+            members[names[module], writes] = Member(names[module], writes, places, channels)
+    order = list(names.values())  # that of the model, so that sums have the same bits in every run
+    in_order = sorted(members.values(), key=lambda m: (order.index(m.layer), m.writes))
+    return ChannelGroup(names[root], root.out_channels, tuple(in_order))
+
+
 def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
     """Root mean square of the scales of the BatchNorms behind each filter of ``conv``."""
     behind, queue = set(), list(graph.module2node[conv].outputs) if conv in graph.module2node else []
@@ -602,6 +718,6 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    """A deep copy with the masks applied."""
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy in which masked numbers are ordinary zeros."""
     return apply_masks(_copy(model))

@@ -38,7 +38,7 @@ class Runnable(Protocol):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values, with at least dataset, method, p, q and seed."""
+        """The experiment as JSON values, with at least dataset, method and seed."""
         ...
 
     def run(
@@ -335,7 +335,8 @@ def _prepare(task: _Task) -> None:
 
 
 def _label(spec: dict[str, Any]) -> str:
-    return f"{spec['dataset']} {spec['method']} p={spec['p']:g} q={spec['q']:g} seed {spec['seed']}"
+    noise = [f"{name}={spec[name]:g}" for name in ("p", "q") if name in spec]
+    return " ".join([spec["dataset"], spec["method"], *noise, f"seed {spec['seed']}"])
 
 
 def _say(done: list[_Outcome]) -> None:

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 from . import arena
+from .evolution import lineages
 from .experiments import Experiment
 from .featureflow import feature_flow
 from .language import language_model
+from .structured_output import structured_output
 from .training import Recipe
 
 # Method, p, q and target_fraction of the pruning comparison: a first search, one seed each. Weights are small numbers,
@@ -146,5 +148,7 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "language-model": language_model,
     "arena": arena_runs,
     "feature-flow": feature_flow,
+    "structured-output": structured_output,
+    "evolution": lineages,
     "smoke": smoke,
 }

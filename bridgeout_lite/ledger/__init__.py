@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..records import Record
-from . import activations, arena, flow, language, others, pruning, sizes, theory
+from . import activations, arena, evolution, flow, language, others, pruning, sizes, structured_output, theory
 from .activations import image_rows
 from .base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section, interval, paired_difference
 from .language import at_tuned, small_language_runs
@@ -46,6 +46,8 @@ SECTIONS: tuple[Section, ...] = (
     theory.OLDER,
     flow.SECTION,
     arena.SECTION,
+    evolution.SECTION,
+    structured_output.SECTION,
 )
 
 CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
@@ -53,9 +55,9 @@ CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
 # Said at the end of the page.
 _LEFT_OUT = (
     "Published numbers known to us that have no row, because nothing here can test them: the error rates of Dropout, "
-    "DropConnect and variational dropout on MNIST and SVHN; 40-fold and 33-fold efficiency of StressedNets on AlexNet "
-    "and YOLOv2; the counts of the survey behind ShrinkBench. Tables of the papers on Sparseout, Bridgeout, feature "
-    "flow, nonconvex group sparsity and OICSR on CIFAR were not available to us."
+    "DropConnect and variational dropout on MNIST and SVHN; the counts of the survey behind ShrinkBench. Tables of "
+    "the papers on Sparseout, Bridgeout, feature flow, nonconvex group sparsity and OICSR on CIFAR were not available "
+    "to us."
 )
 
 

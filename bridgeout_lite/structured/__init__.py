@@ -17,6 +17,7 @@ object                      what it asks to be small                            
 :class:`FeatureFlow`        length and curvature of the way that features take through layers   no
 :class:`L0Gates`            the expected number of open gates, one gate a filter                yes, by ``detach``
 :class:`TargetedDropout`    nothing: it rehearses the loss of the smallest weights              yes, by ``detach``
+:class:`Stress`             nothing: it rehearses the loss of weights that offspring may lack   no
 =========================== =================================================================== =======================
 
 DropConnect is :func:`attach_dropconnect`, which is Bridgeout at q = 2 in its odd form. Dropout is
@@ -27,15 +28,27 @@ A strength here multiplies a term of the *mean* loss. Papers and codes that divi
 training examples have strength times N for it.
 """
 
+from ..pruning import ChannelGroup, channel_groups
 from .base import Regulariser, finish
-from .channels import OICSR, ChannelGroup, channel_groups, group_energy, prune_to_budget
+from .channels import OICSR, group_energy, prune_to_budget
 from .flow import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
-from .gates import HardConcrete, L0Gates, TargetedDropout, attach_dropconnect
+from .gates import (
+    LAWS,
+    HardConcrete,
+    L0Gates,
+    Stress,
+    TargetedDropout,
+    attach_dropconnect,
+    stressed,
+    survival,
+    synapse_probability,
+)
 from .penalties import L1, GroupLasso, SparseGroupLasso
 from .proximal import PENALTIES, penalty_value, prox, shrink_groups
 
 __all__ = [
     "L1",
+    "LAWS",
     "OICSR",
     "PENALTIES",
     "ChannelGroup",
@@ -45,6 +58,7 @@ __all__ = [
     "L0Gates",
     "Regulariser",
     "SparseGroupLasso",
+    "Stress",
     "TargetedDropout",
     "attach_dropconnect",
     "channel_groups",
@@ -57,6 +71,9 @@ __all__ = [
     "prox",
     "prune_to_budget",
     "shrink_groups",
+    "stressed",
+    "survival",
+    "synapse_probability",
     "trajectories",
     "turning",
 ]

@@ -16,91 +16,16 @@ the function while that of :math:`W^{l+1}_{:,i}` does.
 Source: Li et al. 2019, arXiv:1905.11664.
 """
 
-import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..cost import agree, count, run_once
-from ..pruning import _channels, _check_model, _group, _names, _plain, _silencing_masks, _trace
+from ..cost import count
+from ..pruning import ChannelGroup, channel_groups, remove_channels
 from .base import Regulariser, check_positive
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A layer's part in a group: entry k of ``places`` on its output (``writes``) or input side is channel
-    ``channels[k]`` of the group. A layer behind ``nn.Flatten`` reads one channel at many places."""
-
-    layer: str
-    writes: bool
-    places: Tensor
-    channels: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that run through the same layers: how many they are, under the first convolution that makes them."""
-
-    root: str
-    size: int
-    members: tuple[Member, ...]
-
-    @property
-    def writers(self) -> tuple[str, ...]:
-        """Names of the layers that make these channels."""
-        return tuple(m.layer for m in self.members if m.writes)
-
-    @property
-    def readers(self) -> tuple[str, ...]:
-        """Names of the layers that read them."""
-        return tuple(m.layer for m in self.members if not m.writes)
-
-
-def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> list[ChannelGroup]:
-    """The groups of a model, in the order of their first convolutions. Channels that are an output of the model are in
-    none.
-
-    Args:
-        model: any module with convolutions; it is left as it is.
-        example_input: a batch as the model takes it; None tries one black image of 32x32.
-
-    Raises:
-        ValueError: no convolutions, layers that cannot be paired (grouped convolutions, GroupNorm, a model whose every
-            channel is an output, ...), noise or another parametrization on the weights (detach it first), or an input
-            that the model does not take.
-        ImportError: Torch-Pruning is missing.
-    """
-    _check_model(model)
-    return _groups(_trace(_plain(model), example_input))
-
-
-def _groups(graph: Any) -> list[ChannelGroup]:
-    names = _names(graph)
-    convs = [m for m in graph.model.modules() if isinstance(m, nn.Conv2d)]
-    try:
-        roots = list(_channels(graph, {conv: torch.zeros(conv.out_channels) for conv in convs}, "l2"))
-    except ValueError as error:
-        reason = str(error).removesuffix("; prune with silence=False")
-        raise ValueError(
-            f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
-        ) from error
-    return [_members(graph, root, names) for root in roots]
-
-
-def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup:
-    members: dict[tuple[str, bool], Member] = {}
-    for item in _group(graph, root, list(range(root.out_channels))):
-        module, writes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
-            members[names[module], writes] = Member(names[module], writes, places, channels)
-    order = list(names.values())  # that of the model, so that sums have the same bits in every run
-    in_order = sorted(members.values(), key=lambda m: (order.index(m.layer), m.writes))
-    return ChannelGroup(names[root], root.out_channels, tuple(in_order))
 
 
 def group_energy(model: nn.Module, group: ChannelGroup) -> Tensor:
@@ -177,7 +102,7 @@ def prune_to_budget(
         picks: dict[str, list[int]] = {}
         for root, channel in order[:k]:
             picks.setdefault(root, []).append(channel)
-        return _without(model, picks, example_input)
+        return remove_channels(model, picks, example_input)
 
     def macs(k: int) -> int:
         return count(smaller(k), example_input)[1]
@@ -206,25 +131,3 @@ def _order(model: nn.Module, groups: Sequence[ChannelGroup], cap: float, per_wei
         lowest = energy.argsort(stable=True)[:share].tolist()
         candidates += [(float(energy[channel]), group.root, channel) for channel in lowest]
     return [(root, channel) for _, root, channel in sorted(candidates, key=lambda c: c[0])]
-
-
-def _without(model: nn.Module, picks: dict[str, list[int]], example_input: Tensor) -> nn.Module:
-    """A copy of the model without these channels of these roots, which computes what the model does with all that only
-    serves them set to zero."""
-    graph = _trace(_plain(model), example_input)
-    small: nn.Module = graph.model
-    chosen: Any = {small.get_submodule(root): sorted(channels) for root, channels in picks.items()}
-    silenced = _plain(model)
-    for (layer, name), kept in _silencing_masks(graph, chosen).items():
-        silenced.get_submodule(layer).get_parameter(name).data.mul_(kept)
-    for conv, channels in chosen.items():
-        _group(graph, conv, channels).prune(record_history=False)
-    for name, parameter in silenced.named_parameters():
-        small.get_parameter(name).requires_grad_(parameter.requires_grad)
-    with contextlib.suppress(ValueError):  # it may not even run
-        if agree(run_once(small, example_input), run_once(silenced, example_input)):
-            return small
-    raise ValueError(
-        "without these channels the model computes something else: some operation that is no module mixes its "
-        "channels; make that operation a module"
-    )

@@ -1,6 +1,6 @@
-r"""Stochastic gates: DropConnect, targeted dropout and hard-concrete L0 gates, as parametrizations of weights.
+r"""Stochastic gates: DropConnect, targeted dropout, hard-concrete L0 gates and stress, as parametrizations of weights.
 
-How the first two are kin to Bridgeout, by what happens to one weight w with drop probability p in training:
+How three of them are kin to Bridgeout, by what happens to one weight w with drop probability p in training:
 
 ================================== ==================================== =============================================
 method                             training                             evaluation
@@ -11,6 +11,8 @@ Bridgeout, q = 2, form "even"      w + abs(w) xi: same mean, variance   w
 Targeted dropout                   w r on the smallest weights, no      0 on the smallest weights, w elsewhere
                                    1/(1-p); w elsewhere
 Bridgeout, q = 2, "odd", targeted  w r/(1-p) on the smallest kernels    w
+Stress                             w (1 - s m), m = 1 with a            w
+                                   probability that falls with abs(w)
 ================================== ==================================== =============================================
 
 For w >= 0, or for p = 1/2, the even form has the law of DropConnect too; else it has not: a negative weight becomes 2w
@@ -18,7 +20,9 @@ with probability p, and w (1-2p)/(1-p) otherwise. One mask serves the whole mini
 DropConnect of its paper draws one an image and in evaluation samples from a normal distribution.
 
 Sources: Wan et al. 2013 (DropConnect); Gomez et al. 2019, arXiv:1905.13678, and its released code (targeted dropout);
-Louizos, Welling and Kingma 2018, arXiv:1712.01312, and its released code (hard concrete).
+Louizos, Welling and Kingma 2018, arXiv:1712.01312, and its released code (hard concrete). Stress is our reading of the
+abstract of Shafiee et al. 2019, arXiv:1801.05387, and its probability one of Shafiee et al. 2016, arXiv:1606.04393: of
+neither was the text at hand.
 """
 
 import dataclasses
@@ -35,6 +39,8 @@ from .base import Regulariser, check_positive, is_convolution, pick, zero_like
 
 # Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
+
+LAWS = ("exp", "rescaled")
 
 
 def attach_dropconnect(model: nn.Module, p: float, *, where: Where | None = None) -> nn.Module:
@@ -178,6 +184,119 @@ class L0Gates(Regulariser):
     def after_step(self, model: nn.Module, lr: float | None = None) -> None:
         for gate, _ in _gated(model):  # the released bounds: beyond them the gradient is lost
             gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
+
+
+def survival(share: Tensor, law: str = "exp") -> Tensor:
+    r"""How likely an offspring has what in its parent has this share of the largest strength, 0 <= share <= 1.
+
+    Law "exp", as we recall the published one: :math:`e^{\text{share}-1}`, from 0.37 for nothing at all to 1. Law
+    "rescaled": :math:`(e^{\text{share}}-1)/(e-1)`, the same bend from 0 to 1. Shape as ``share``.
+
+    Raises:
+        ValueError: another law.
+    """
+    check_choice(law, LAWS, "law")
+    return (share - 1).exp() if law == "exp" else (share.expm1() / math.expm1(1)).clamp_max(1.0)  # no ulp above 1
+
+
+def synapse_probability(w: Tensor, law: str = "exp") -> Tensor:
+    r""":math:`P(w) = e^{\lvert w\rvert/Z - 1}` of each weight, Z being the largest magnitude of the layer; without a
+    gradient. Signs and a factor common to all weights do not matter; a layer of zeros has the probability of zero.
+
+    Args:
+        w: floating-point weights of one layer, of any shape. law: see :func:`survival`.
+
+    Raises:
+        ValueError: weights that are no numbers of floating point, or not finite; another law.
+    """
+    if not isinstance(w, Tensor) or not w.is_floating_point():
+        raise ValueError(f"weights must be a floating-point tensor, got {getattr(w, 'dtype', type(w).__name__)}")
+    size = w.detach().abs()
+    top = size.amax() if size.numel() else size.sum()
+    if not top.isfinite():
+        raise ValueError("the weights hold NaN or infinity: load a sound checkpoint, or train with a lower lr")
+    return survival(size / top.clamp_min(torch.finfo(w.dtype).tiny), law)
+
+
+def stressed(
+    w: Tensor,
+    strength: float = 0.5,
+    training: bool = True,
+    *,
+    law: str = "exp",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Weights under stress, :math:`\tilde w = w(1 - s\,m)` with :math:`m \sim \mathrm{Bernoulli}(1-P(w))` for each
+    weight on its own: those that an offspring may lack are weakened now and then.
+
+    .. math:: E[\tilde w] = w\,(1 - s(1-P)), \qquad \mathrm{Var}[\tilde w] = s^2w^2\,P(1-P).
+
+    The formula is ours: the published one was not to be found.
+
+    Args:
+        w: floating-point weights of one layer. strength: s, 0 <= s <= 1; at 1 a weight that is hit is gone.
+        training: when false, or s = 0, ``w`` itself is returned.
+        law: of P, see :func:`survival`. generator: on the device of ``w``; None is torch's global one.
+
+    Returns:
+        A tensor like ``w``; its gradient is :math:`1 - s\,m`.
+
+    Raises:
+        ValueError: a strength outside [0, 1]; otherwise as :func:`synapse_probability`.
+    """
+    s = check_fraction(strength, "strength")
+    kept = synapse_probability(w, law)
+    if not training or s == 0:
+        return w
+    hit = torch.rand(w.shape, generator=generator, device=w.device) >= kept
+    return w * (1 - s * hit.to(w.dtype))
+
+
+class StressMask(nn.Module):
+    """The parametrization behind :class:`Stress`."""
+
+    def __init__(self, strength: float, law: str) -> None:
+        super().__init__()
+        self.strength, self.law = strength, law
+
+    def forward(self, w: Tensor) -> Tensor:
+        return stressed(w, self.strength, law=self.law) if self.training else w
+
+    def extra_repr(self) -> str:
+        return f"strength={self.strength:g}, law={self.law!r}"
+
+
+@dataclasses.dataclass(eq=False)
+class Stress(Regulariser):
+    """Weaken at random, in training, the weights that an offspring may lack: :func:`stressed`, with new draws at each
+    use of the weight, which is once a mini-batch. In evaluation the weights are themselves, larger than they were on
+    average in training: re-estimate BatchNorm (:func:`bridgeout_lite.pruning.recalibrate_batchnorm`) before you look.
+
+    Args:
+        strength: s, 0 <= s <= 1. law: see :func:`survival`.
+        where: picks the layers; default: every ``Conv2d``.
+
+    There is no penalty. :meth:`attach` before training, :meth:`detach` after it.
+    """
+
+    strength: float = 0.5
+    law: str = "exp"
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_fraction(self.strength, "strength")
+        check_choice(self.law, LAWS, "law")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the stress on the weights. Changes ``model`` and returns it."""
+        return _attach(model, self.where, lambda w: StressMask(self.strength, self.law))
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Take it off: the trained weights as they are. Changes ``model`` and returns it."""
+        return _detach(model, StressMask)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return zero_like(model)
 
 
 def _gated(model: nn.Module) -> list[tuple[HardConcrete, Tensor]]:

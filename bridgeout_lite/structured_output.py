@@ -1,0 +1,595 @@
+r"""Structured outputs: a network that shares its first layers with an autoencoder of its inputs, and its last ones with
+an autoencoder of its answers.
+
+The network is K affine layers with nonlinearities between them, :math:`f(x) = W_K h_{K-1} + b_K` with
+:math:`h_k = a(W_k h_{k-1} + b_k)`. One loss trains it:
+
+.. math:: J = \lambda_{sup} J_s + \lambda_{in}(t) J_{in} + \lambda_{out}(t) J_{out}
+
+with mean squared errors of :math:`f(x)` against y, of x rebuilt from its code :math:`h_{K_{in}}` with the transposes of
+the first K_in weights, and of y rebuilt by the last K_out layers from a code that their transposes make of it. What is
+not shared are biases: each autoencoder has its own for its transposed layers. :math:`K_{in} + K_{out} < K`: at least
+one layer belongs to the way from one code to the other alone. Inputs without answers feed J_in, answers without inputs
+J_out.
+
+Source: Belharbi, Herault, Chatelain and Adam, arXiv:1504.07550, and the code released with it. Ours are: Adam on the
+whole J (the released code keeps a momentum for each part, so that shared weights move by another rate than here); ReLU
+in place of sigmoids, and an affine output in place of tanh; and sizes.
+"""
+
+import dataclasses
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+
+from .landmarks import PAIR_SETS, Pairs, load_pairs
+from .layers import attach_sparseout, detach_sparseout
+from .noise import check_choice, check_exponent, check_probability
+from .records import Record, provenance, rounded
+from .sparsity import hoyer, zero_fraction
+from .training import History, Recipe, identify, make_scheduler, pick_device, run_epochs
+
+METHODS = ("none", "sparseout")
+VARIANTS = ("sup", "+in", "+out", "+both")
+
+# Shares of the training after which the weights of the autoencoders begin to fall and have fallen to zero: in the
+# released code epochs 100, 500 and 700 of 1000.
+FALLS_FROM, INPUT_ENDS, OUTPUT_ENDS = 0.1, 0.5, 0.7
+
+# The recorded sweep: numbers of labels, of unlabelled inputs and answers, and of seeds. The digits, which are few, are
+# tried with unlabelled data only.
+TASKS = {"shapes": ((30, 200, 1000), (0, 1500), 5), "digit-halves": ((100,), (400,), 3)}
+SEARCHED_WEIGHTS = (1.0, 10.0, 100.0)
+
+SEARCHED_AT = {"shapes": 200, "digit-halves": 100}
+
+# The weights l_in and l_out of least validation error in the search, each alone, for each data set with so many
+# unlabelled inputs and answers, as tuned_weights() finds them.
+TUNED: dict[tuple[str, int], tuple[float, float]] = {
+    ("shapes", 0): (10.0, 10.0),
+    ("shapes", 1500): (10.0, 10.0),
+    ("digit-halves", 400): (100.0, 1.0),
+}
+
+# The search over Sparseout on the code, where it is done, and the p of least validation error for each q.
+NOISE_AT = ("shapes", 200, 1500)
+NOISE_SEEDS = 3
+SEARCHED_Q = (1.0, 2.0, 3.0)
+SEARCHED_P = (0.1, 0.3)
+TUNED_P: dict[float, float] = {1.0: 0.1, 2.0: 0.1, 3.0: 0.1}
+
+# Of the linear rival: strengths of ridge regression, and principal components of the answers.
+RIVAL_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+RIVAL_COMPONENTS = (4, 6, 8, 12, 40)
+
+
+class SharedAutoencoders(nn.Module):
+    """The network and its two autoencoders.
+
+    Args:
+        sizes: widths of inputs, hidden layers and answers: K + 1 numbers.
+        k_in, k_out: how many layers each autoencoder shares, from the front and from the back. 0 is none.
+
+    Raises:
+        ValueError: a width that is no whole number >= 1; k_in or k_out negative; k_in + k_out >= K.
+    """
+
+    def __init__(self, sizes: Sequence[int], k_in: int = 1, k_out: int = 1) -> None:
+        super().__init__()
+        if len(sizes) < 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise ValueError(f"sizes must be two or more whole numbers >= 1, got {tuple(sizes)}")
+        if not all(isinstance(k, int) and k >= 0 for k in (k_in, k_out)) or k_in + k_out >= len(sizes) - 1:
+            raise ValueError(
+                f"k_in + k_out must be less than the {len(sizes) - 1} layers, both whole numbers >= 0, so that a layer "
+                f"is left between the two codes; got k_in={k_in!r} and k_out={k_out!r}"
+            )
+        self.sizes, self.k_in, self.k_out = tuple(sizes), k_in, k_out
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.activations = nn.ModuleList(nn.ReLU() for _ in sizes[1:-1])
+        # biases of the transposed layers, at the place of the layer that they turn round
+        self.in_biases = nn.ParameterList(torch.zeros(sizes[k]) for k in range(k_in))
+        self.out_biases = nn.ParameterList(torch.zeros(size) for size in sizes[len(sizes) - 1 - k_out : -1])
+
+    @property
+    def code_place(self) -> nn.Module:
+        """The nonlinearity that puts out the last hidden layer, the code of the answers if k_out = 1."""
+        return self.activations[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answers (n, e) to inputs (n, d)."""
+        return self._through(x, range(len(self.layers)))
+
+    def code(self, x: Tensor) -> Tensor:
+        """The last hidden layer (n, width) at inputs (n, d)."""
+        return self._through(x, range(len(self.layers) - 1))
+
+    def rebuild_input(self, x: Tensor) -> Tensor:
+        """Inputs (n, d) through the input autoencoder."""
+        h = self._through(x, range(self.k_in))
+        for k in reversed(range(self.k_in)):
+            h = F.linear(h, self._weight(k).t(), self.in_biases[k])
+            h = self._activate(k - 1, h)
+        return h
+
+    def rebuild_output(self, y: Tensor) -> Tensor:
+        """Answers (n, e) through the output autoencoder."""
+        first = len(self.layers) - self.k_out
+        h = y
+        for k in reversed(range(first, len(self.layers))):
+            h = self._activate(k - 1, F.linear(h, self._weight(k).t(), self.out_biases[k - first]))
+        return self._through(h, range(first, len(self.layers)))
+
+    def _through(self, h: Tensor, layers: Iterable[int]) -> Tensor:
+        for k in layers:
+            h = self._activate(k, self.layers[k](h))
+        return h
+
+    def _activate(self, k: int, h: Tensor) -> Tensor:
+        """The nonlinearity behind layer k; there is none before the first and behind the last."""
+        out: Tensor = self.activations[k](h) if 0 <= k < len(self.activations) else h
+        return out
+
+    def _weight(self, k: int) -> Tensor:
+        weight: Tensor = self.layers[k].get_parameter("weight")
+        return weight
+
+
+def variant(l_in: float, l_out: float) -> str:
+    """Which autoencoders have weight: one of ``VARIANTS``."""
+    return VARIANTS[(l_in > 0) + 2 * (l_out > 0)]
+
+
+def falling(progress: float, end: float) -> float:
+    """The factor of an autoencoder's weight when a share ``progress`` of the training is done: 1 up to ``FALLS_FROM``,
+    then linear to 0 at ``end``."""
+    return min(1.0, max(0.0, (end - progress) / (end - FALLS_FROM)))
+
+
+@dataclasses.dataclass(frozen=True)
+class StructuredRecipe:
+    """How to train: Adam at a constant rate on the whole loss.
+
+    Attributes:
+        epochs, steps: of the training, and in an epoch. An epoch is not a pass over the labels, of which there may be
+            few: all numbers of labels get the same steps.
+        batch_size: labelled pairs a step, or all if they are fewer; as many unlabelled inputs and answers again.
+        lr, weight_decay: of AdamW.
+        corruption: the share of an input that is set to zero before its autoencoder rebuilds it.
+    """
+
+    epochs: int = 15
+    steps: int = 50
+    batch_size: int = 32
+    lr: float = 2e-3
+    weight_decay: float = 1.0
+    corruption: float = 0.2
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
+        object.__setattr__(self, "corruption", check_probability(self.corruption, "corruption"))
+        checked = self.common
+        for name in ("lr", "weight_decay"):  # 1 and 1.0 are one recipe, told by its repr
+            object.__setattr__(self, name, getattr(checked, name))
+
+    @property
+    def common(self) -> Recipe:
+        """What this recipe shares with that of images, checked there."""
+        names = ("epochs", "batch_size", "lr", "weight_decay")
+        return Recipe(schedule="constant", **{name: getattr(self, name) for name in names})
+
+
+def check_weights(**weights: float) -> None:
+    """Raise ValueError unless all are finite numbers >= 0."""
+    for name, value in weights.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number >= 0 (the weight of a part of the loss), got {value!r}")
+
+
+def fit_structured(
+    model: SharedAutoencoders,
+    pairs: Pairs,
+    recipe: StructuredRecipe | None = None,
+    *,
+    l_sup: float = 1.0,
+    l_in: float = 0.0,
+    l_out: float = 0.0,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> History:
+    """Train ``model`` in place on the labelled pairs and, where its autoencoders have weight, on the unlabelled data,
+    watching the validation part. The test part is not touched.
+
+    Args:
+        model, pairs: of the same numbers of inputs and answers.
+        recipe: None is ``StructuredRecipe()``.
+        l_sup, l_in, l_out: weights of the three parts of the loss; the last two fall to zero, see :func:`falling`.
+        seed: of the batches, the corruption and the noise (not of the model's initial weights).
+        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
+
+    Returns:
+        A :class:`~bridgeout_lite.History` whose ``frame`` has epoch, train_loss (J_s, mean over the epoch), in_loss and
+        out_loss (J_in and J_out, zero where they have no weight), valid_error (see :func:`errors`) and seconds.
+
+    Raises:
+        ValueError: weights below zero, or with no autoencoder to act on; data of other sizes than the network's.
+        CheckpointError, FloatingPointError, KeyboardInterrupt: as in :func:`bridgeout_lite.fit`.
+    """
+    recipe = recipe or StructuredRecipe()
+    check_weights(l_sup=l_sup, l_in=l_in, l_out=l_out)
+    for name, weight, shared in (("l_in", l_in, model.k_in), ("l_out", l_out, model.k_out)):
+        if weight and not shared:
+            raise ValueError(f"{name} = {weight:g} has no autoencoder to act on: build the model with k{name[1:]} >= 1")
+    reads, writes = model.sizes[0], model.sizes[-1]
+    if (pairs.x.shape[1], pairs.y.shape[1]) != (reads, writes):
+        raise ValueError(
+            f"the network maps {reads} numbers to {writes}, but {pairs.name} has {pairs.x.shape[1]} and "
+            f"{pairs.y.shape[1]}: build it with the sizes of the data"
+        )
+    where = pick_device(device)
+    model.to(where)
+    pairs = pairs.to(where)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=where.type in ("cpu", "cuda")
+    )
+    scheduler = make_scheduler(optimizer, recipe.common, recipe.steps)
+    every_x, every_y = torch.cat([pairs.x, pairs.more_x]), torch.cat([pairs.y, pairs.more_y])
+    size, total = recipe.batch_size, recipe.epochs * recipe.steps
+    more = size if len(pairs.more_x) or len(pairs.more_y) else 0
+
+    def one_epoch(epoch: int, bar: Any) -> dict[str, float]:
+        start = time.perf_counter()
+        totals = {name: torch.zeros((), device=where) for name in ("train", "in", "out")}
+        model.train()
+        for step in range(recipe.steps):
+            done = (epoch * recipe.steps + step) / total
+            now_in, now_out = l_in * falling(done, INPUT_ENDS), l_out * falling(done, OUTPUT_ENDS)
+            own = _draw(len(pairs.x), size, where)
+            parts = {"train": F.mse_loss(model(pairs.x[own]), pairs.y[own])}
+            loss = l_sup * parts["train"]
+            if now_in:
+                x = every_x[_draw(len(every_x), size + more, where)]
+                kept = torch.rand(x.shape, device=where) >= recipe.corruption
+                parts["in"] = F.mse_loss(model.rebuild_input(x * kept), x)
+                loss = loss + now_in * parts["in"]
+            if now_out:
+                y = every_y[_draw(len(every_y), size + more, where)]
+                parts["out"] = F.mse_loss(model.rebuild_output(y), y)
+                loss = loss + now_out * parts["out"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            for name, part in parts.items():
+                totals[name] += part.detach()
+            bar.update()
+        train_loss, in_loss, out_loss = (torch.stack(list(totals.values())) / recipe.steps).tolist()
+        error = errors(predict(model, pairs.valid_x), pairs.valid_y, pairs).mean().item()
+        if not math.isfinite(train_loss + in_loss + out_loss + error):
+            raise FloatingPointError(
+                f"the training loss is {train_loss} and the validation error {error} in epoch {epoch + 1}: lower lr "
+                f"(now {recipe.lr:g}), l_in, l_out or p"
+            )
+        bar.set_postfix(loss=f"{train_loss:.4f}", valid_error=f"{error:.3f}")
+        row = {"epoch": epoch + 1, "train_loss": train_loss, "in_loss": in_loss, "out_loss": out_loss}
+        return row | {"valid_error": error, "seconds": time.perf_counter() - start}
+
+    identity = identify(model, pairs, recipe, seed, "float32")
+    rows = run_epochs(
+        one_epoch,
+        (model, optimizer, scheduler),
+        identity | {"weights of the loss": f"{l_sup:g} {l_in:g} {l_out:g}"},
+        epochs=recipe.epochs,
+        steps=recipe.steps,
+        seed=seed,
+        device=where,
+        checkpoint=checkpoint,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+    return History(pd.DataFrame(rows), "float32", str(where))
+
+
+def _draw(count: int, size: int, device: torch.device) -> Tensor:
+    """Up to ``size`` different numbers below ``count``."""
+    return torch.randperm(count, device=device)[:size]
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Answers of the model in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    y: Tensor = model(x)
+    model.train(was_training)
+    return y
+
+
+def errors(predicted: Tensor, truth: Tensor, pairs: Pairs) -> Tensor:
+    """The error of each answer, (n,).
+
+    For landmarks NRMSE as in the released code: the mean distance of predicted from true points, over the distance of
+    the true outer corners of the eyes. For other answers the root of the mean squared error, over that of the mean of
+    the labelled answers on the validation part: 1 is about what knowing nothing of the input gives.
+    """
+    if pairs.model is None:
+        blind = (pairs.valid_y - pairs.y.mean(0)).square().mean().sqrt()
+        return (predicted - truth).square().mean(1).sqrt() / blind
+    points, true = predicted.unflatten(1, (-1, 2)), truth.unflatten(1, (-1, 2))
+    left, right = pairs.model.eyes
+    eyes = (true[:, left] - true[:, right]).norm(dim=-1)
+    distance: Tensor = (points - true).norm(dim=-1).mean(1) / eyes
+    return distance
+
+
+def cdf_and_auc(error: Tensor) -> tuple[float, float]:
+    """CDF_0.1, the share of errors (n,) up to 0.1, and AUC, the area under the share of errors up to t over t from 0 to
+    0.5, as a share of the whole (exactly; the released code adds up steps of 0.001); both in %."""
+    return 100 * (error <= 0.1).float().mean().item(), 100 * ((0.5 - error).clamp_min(0) / 0.5).mean().item()
+
+
+def off_shape(predicted: Tensor, pairs: Pairs) -> Tensor:
+    """How far predicted landmarks (n, 2P) lie from the space of true shapes: the root mean squared distance of a point
+    from its place in the nearest element of the linear space that holds all shapes (n,), in units of the image's half
+    side. True shapes have 0."""
+    assert pairs.model is not None
+    basis = pairs.model.basis().to(predicted)
+    rest = predicted - predicted @ basis @ basis.T
+    distance: Tensor = (rest.square().sum(1) / (predicted.shape[1] / 2)).sqrt()
+    return distance
+
+
+def captured(model: SharedAutoencoders, pairs: Pairs) -> tuple[float, float]:
+    """How much of the true space of shapes the last layer has learned: of its D = 2K + 4 strongest directions (left
+    singular vectors of its weight) and the D-dimensional truth, the mean of the squared cosines of the principal
+    angles (1: the same space; for random directions D / 2P), and the largest angle in degrees."""
+    assert pairs.model is not None
+    basis = pairs.model.basis()
+    weight = model.layers[-1].get_parameter("weight").detach().cpu().double()
+    learned = torch.linalg.svd(weight, full_matrices=False).U[:, : basis.shape[1]]
+    cosines = torch.linalg.svdvals(basis.T @ learned).clamp(0, 1)
+    return cosines.square().mean().item(), math.degrees(math.acos(cosines.min().item()))
+
+
+class LinearRival:
+    """Ridge regression of the principal components of the answers, by scikit-learn: the components from all answers,
+    unlabelled ones too; their number ``components`` and the ``strength`` are those of least validation error
+    (:func:`errors`) among ``RIVAL_COMPONENTS`` and ``RIVAL_STRENGTHS``."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        x, y = pairs.x.numpy(), pairs.y.numpy()
+        every_y = torch.cat([pairs.y, pairs.more_y]).numpy()
+        some = [PCA(min(k, *every_y.shape)).fit(every_y) for k in RIVAL_COMPONENTS]
+        least = math.inf
+        for strength in RIVAL_STRENGTHS:
+            ridge = Ridge(strength).fit(x, y)
+            raw = ridge.predict(pairs.valid_x.numpy())
+            for axes in some:  # ridge regression is linear in y: of the components it is the components of it
+                answers = torch.from_numpy(axes.inverse_transform(axes.transform(raw)))
+                error = errors(answers, pairs.valid_y, pairs).mean().item()
+                if error < least:
+                    least, self.components, self.strength = error, int(axes.n_components_), strength
+                    self._axes, self._ridge = axes, ridge
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Answers (n, e) to inputs (n, d), on the CPU."""
+        return torch.from_numpy(
+            self._axes.inverse_transform(self._axes.transform(self._ridge.predict(x.numpy())))
+        ).float()
+
+
+@dataclasses.dataclass(frozen=True)
+class StructuredExperiment:
+    """One run, fully described.
+
+    Attributes:
+        dataset, labels, unlabelled: as for :func:`bridgeout_lite.landmarks.load_pairs`; the seed picks them.
+        hidden: widths of the hidden layers. k_in, k_out: as for :class:`SharedAutoencoders`.
+        l_in, l_out: weights of the autoencoders, at the start; 0 and 0 is training on the labels alone.
+        method: "none" or "sparseout" on the last hidden layer; q = 2 is Dropout.
+        p, q: of the noise.
+        recipe: of the training. seed: of the labels, the initial weights, the batches and the noise.
+    """
+
+    dataset: str = "shapes"
+    labels: int = 100
+    unlabelled: int = 0
+    hidden: tuple[int, ...] = (128, 64, 32)
+    k_in: int = 1
+    k_out: int = 1
+    l_in: float = 0.0
+    l_out: float = 0.0
+    method: str = "none"
+    p: float = 0.0
+    q: float = 2.0
+    recipe: StructuredRecipe = dataclasses.field(default_factory=StructuredRecipe)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice(self.dataset, PAIR_SETS, "dataset")
+        check_choice(self.method, METHODS, "method")
+        check_weights(l_in=self.l_in, l_out=self.l_out)
+        object.__setattr__(self, "p", check_probability(self.p))
+        object.__setattr__(self, "q", check_exponent(self.q))
+        for name in ("l_in", "l_out"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def variant(self) -> str:
+        """Which autoencoders have weight: one of ``VARIANTS``."""
+        return variant(self.l_in, self.l_out)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The experiment as JSON values: what a record is found by."""
+        fields = dataclasses.asdict(self) | {"hidden": list(self.hidden)}
+        return {"task": "structured-output", "model": "mlp", **fields}
+
+    def run(self, **options: Any) -> Record:
+        """:func:`run_structured` on this experiment's data."""
+        return run_structured(self, **options)
+
+
+def run_structured(
+    experiment: StructuredExperiment,
+    *,
+    device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> Record:
+    """Train one experiment and measure it. The test part is read once, after training.
+
+    Args:
+        experiment: what to run. device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
+
+    Returns:
+        A :class:`~bridgeout_lite.Record` with the metrics valid_error and test_error (means of :func:`errors`),
+        valid_history (the validation error after each epoch), hoyer and zero_fraction of the codes of the validation
+        inputs, code by code, and of landmarks also cdf and auc (:func:`cdf_and_auc`), off_shape (mean over the test
+        part), captured and largest_angle (:func:`captured`).
+    """
+    where = pick_device(device)
+    pairs = load_pairs(experiment.dataset, experiment.labels, experiment.unlabelled, seed=experiment.seed).to(where)
+    started, origin = time.perf_counter(), provenance(where, pairs.name, pairs.checksum)
+    model = build_structured(experiment, pairs)
+    if experiment.method == "sparseout":
+        place = model.code_place
+        attach_sparseout(model, experiment.p, experiment.q, where=lambda name, module: module is place)
+    history = fit_structured(
+        model,
+        pairs,
+        experiment.recipe,
+        l_in=experiment.l_in,
+        l_out=experiment.l_out,
+        seed=experiment.seed,
+        device=where,
+        checkpoint=checkpoint,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+    detach_sparseout(model)
+    answers = predict(model, pairs.test_x)
+    error = errors(answers, pairs.test_y, pairs)
+    with torch.inference_mode():
+        codes = model.code(pairs.valid_x)
+    metrics: dict[str, Any] = {
+        "valid_error": history.last_row["valid_error"],
+        "test_error": error.mean().item(),
+        "hoyer": hoyer(codes, 1).mean().item(),
+        "zero_fraction": zero_fraction(codes).item(),
+    }
+    if pairs.model is not None:
+        metrics["cdf"], metrics["auc"] = cdf_and_auc(error)
+        metrics["off_shape"] = off_shape(answers, pairs).mean().item()
+        metrics["captured"], metrics["largest_angle"] = captured(model, pairs)
+    metrics["valid_history"] = history.frame["valid_error"].tolist()
+    origin["seconds"] = time.perf_counter() - started
+    return Record(experiment.spec, rounded(metrics, 4), rounded(origin, 3))
+
+
+def build_structured(experiment: StructuredExperiment, pairs: Pairs) -> SharedAutoencoders:
+    """The network of an experiment, with the initial weights of its seed, without noise."""
+    sizes = (pairs.x.shape[1], *experiment.hidden, pairs.y.shape[1])
+    with torch.random.fork_rng([]):
+        torch.manual_seed(experiment.seed)
+        return SharedAutoencoders(sizes, experiment.k_in, experiment.k_out)
+
+
+def searched_structured() -> list[StructuredExperiment]:
+    """The search, one seed: for each data set at its labels of ``SEARCHED_AT``, with and without unlabelled data, each
+    autoencoder alone at the weights of ``SEARCHED_WEIGHTS``."""
+    return [
+        StructuredExperiment(dataset, SEARCHED_AT[dataset], unlabelled, l_in=l_in, l_out=l_out)
+        for dataset, (_, more, _) in TASKS.items()
+        for unlabelled in more
+        for weight in SEARCHED_WEIGHTS
+        for l_in, l_out in ((weight, 0.0), (0.0, weight))
+    ]
+
+
+def searched_noise() -> list[StructuredExperiment]:
+    """The search over Sparseout on the code, one seed: both autoencoders at their ``TUNED`` weights."""
+    dataset, labels, unlabelled = NOISE_AT
+    l_in, l_out = TUNED[dataset, unlabelled]
+    both = StructuredExperiment(dataset, labels, unlabelled, l_in=l_in, l_out=l_out)
+    return [dataclasses.replace(both, method="sparseout", p=p, q=q) for q in SEARCHED_Q for p in SEARCHED_P]
+
+
+def structured_output() -> list[StructuredExperiment]:
+    """Chapter 14's runs: the search, then seed by seed the ablation at the ``TUNED`` weights: labels alone, each
+    autoencoder and both with unlabelled data, and both without; faces with five seeds, halves of digits and Sparseout
+    of three q on the code, each at its ``TUNED_P``, with three."""
+    experiments = searched_structured()
+    noisy = searched_noise() if TUNED else []
+    experiments += noisy
+    noisy = [e for e in noisy if TUNED_P.get(e.q) == e.p]
+    for seed in range(max(seeds for _, _, seeds in TASKS.values())):
+        for (dataset, unlabelled), (l_in, l_out) in TUNED.items():
+            counts, _, seeds = TASKS[dataset]
+            for labels in counts if seed < seeds else ():
+                alone = StructuredExperiment(dataset, labels, seed=seed)  # makes nothing of unlabelled data
+                pairs = [(l_in, l_out)] if not unlabelled else [(l_in, 0.0), (0.0, l_out), (l_in, l_out)]
+                more = [dataclasses.replace(alone, unlabelled=unlabelled, l_in=a, l_out=b) for a, b in pairs]
+                experiments += [alone, *more]
+        experiments += [dataclasses.replace(e, seed=seed) for e in noisy if seed < NOISE_SEEDS]
+    return list(dict.fromkeys(experiments))
+
+
+def tuned_weights(records: Iterable[Record]) -> dict[tuple[str, int], tuple[float, float]]:
+    """The weights l_in and l_out of least validation error for each (dataset, unlabelled) in the search."""
+    found = _best(records, searched_structured(), lambda s: (s["dataset"], s["unlabelled"], s["l_in"] > 0))
+    keys = dict.fromkeys(key[:2] for key in found)
+    return {key: (found[(*key, True)]["l_in"], found[(*key, False)]["l_out"]) for key in keys}
+
+
+def tuned_p(records: Iterable[Record]) -> dict[float, float]:
+    """The p of least validation error for each q in the search over the noise."""
+    return {q: spec["p"] for q, spec in _best(records, searched_noise(), lambda s: s["q"]).items()}
+
+
+def _best(records: Iterable[Record], search: list[StructuredExperiment], key: Callable[[Any], Any]) -> dict[Any, Any]:
+    specs = [experiment.spec for experiment in search]
+    best: dict[Any, tuple[float, Any]] = {}
+    for record in records:
+        if record.spec in specs and "failed" not in record.metrics:
+            found = record.metrics["valid_error"], record.spec
+            place = key(record.spec)
+            if place not in best or found[0] < best[place][0]:
+                best[place] = found
+    return {place: spec for place, (_, spec) in best.items()}
+
+
+def structured_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run of :func:`structured_output` at chosen weights and p, those of the search that were not chosen left
+    out: dataset, labels, unlabelled, variant, method, p, q, seed, what was measured, and the experiment's weights."""
+    rows = []
+    for record in records:
+        spec = record.spec
+        if spec.get("task") != "structured-output" or "failed" in record.metrics:
+            continue
+        l_in, l_out = TUNED.get((spec["dataset"], spec["unlabelled"]), (0.0, 0.0))
+        chosen = spec["l_in"] in (0, l_in) and spec["l_out"] in (0, l_out)
+        if chosen and (spec["method"] == "none" or spec["p"] == TUNED_P.get(spec["q"])):
+            row = {k: spec[k] for k in ("dataset", "labels", "unlabelled", "l_in", "l_out", "method", "p", "q", "seed")}
+            rows.append(row | {"variant": variant(spec["l_in"], spec["l_out"])} | record.metrics)
+    return pd.DataFrame(rows)
+
+
+def epochs_to(history: Sequence[float], target: float) -> int:
+    """The first epoch, from 1, after which the error is at most ``target``; one more than there are if it never is."""
+    return next((k for k, error in enumerate(history, 1) if error <= target), len(history) + 1)
