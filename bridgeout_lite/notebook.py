@@ -20,6 +20,7 @@ RECORDED = (
     "pruning-cifar100",
     "language-model",
     "arena",
+    "feature-flow",
     "structured-output",
     "evolution",
     "feature-flow",
