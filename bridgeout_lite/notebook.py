@@ -20,7 +20,6 @@ RECORDED = (
     "pruning-cifar100",
     "language-model",
     "arena",
-    "feature-flow",
     "structured-output",
     "evolution",
     "feature-flow",

@@ -152,8 +152,5 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "evolution": lineages,
     "feature-flow": feature_flow,
     "explanations": explanations,
-    "feature-flow": feature_flow,
-    "structured-output": structured_output,
-    "evolution": lineages,
     "smoke": smoke,
 }
