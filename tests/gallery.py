@@ -54,6 +54,6 @@ GALLERY = {
     "Arena": Shown(
         'widgets.Arena(bl.arena.standings(bl.notebook.results("arena")))',
         [("budget", "ArrowLeft", 1), ("Colour the front", "Enter", 1)],
-        {"treatment": "fine-tuned"},
+        {"treatment": "removed, recalibrated"},
     ),
 }
