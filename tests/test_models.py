@@ -73,8 +73,8 @@ VGG16 = [[64, 64], [128, 128], [256] * 3, [512] * 3, [512] * 3]
 def study_parameters(name: str, width: float = 1.0, classes: int = 10, colours: int = 3) -> int:
     if name.startswith("vgg"):
         return vgg_parameters({"vgg11": VGG11, "vgg16": VGG16}[name], width, classes, colours)
-    if name == "resnet34c":
-        widths, blocks, wide = (16, 16, 32, 64), (3, 4, 6), False
+    if name.startswith("resnet"):
+        widths, blocks, wide = (16, 16, 32, 64), {"resnet14": (2, 2, 2), "resnet34c": (3, 4, 6)}[name], False
     else:
         depth, factor = map(int, name.split("-")[1:])
         widths, blocks, wide = (16, 16 * factor, 32 * factor, 64 * factor), ((depth - 4) // 6,) * 3, True
