@@ -76,8 +76,8 @@ def _healed(records: list[Record]) -> Finding:
 
 
 _SCALE = (
-    "VGG-11 of a quarter of the channels, 10,000 images of CIFAR-10, 6 + 1 epochs; ResNet-14 of half the channels, 6,000 "
-    "images, where it is named"
+    "VGG-11 of a quarter of the channels, 10,000 images of CIFAR-10, 6 + 1 epochs; ResNet-14 of half the channels, "
+    "6,000 images, where it is named"
 )
 _NO_NUMBER = "no number known to us"
 
