@@ -26,7 +26,7 @@ from ..training import Recipe, evaluate, fit, pick_device
 from .synthesis import check_factor, cut, derived_seed, synthesize
 from .teacher import TeacherExperiment
 
-CONTROLS = ("whole", "gradual", "magnitude", "random", "scratch")
+CONTROLS = ("whole", "restarted", "gradual", "magnitude", "random", "scratch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,12 @@ class EvolutionExperiment:
         generations: of offspring, >= 1. factor, law: as for :func:`synthesize`, by filters.
         stress: strength of the stress on every convolution in all trainings; 0 is none.
         inherit: offspring begin with the parent's weights that survive; else with new ones.
-        controls: networks to train beside the lineage, of ``CONTROLS``, all without stress and for as many epochs in
-            sum. "whole": generation 0, trained on. "magnitude", "random": the first network, cut at once to the widths
-            of the last offspring, trained on. "gradual": cut by magnitude to the widths of each generation in turn.
-            "scratch": those last widths with new weights.
+        controls: networks to train beside the lineage, of ``CONTROLS``, all without stress, each generation's for as
+            many epochs in sum as the lineage until then. "restarted": generation 0, trained on in the lineage's
+            schedule, a restart a generation; "whole": in one schedule, to the end alone. "magnitude", "random":
+            generation 0 cut at once to the widths of a generation, trained on in one schedule. "scratch": those widths
+            with new weights. "gradual": cut by magnitude to the widths of each generation in turn, in the lineage's
+            schedule.
         recipe: of the training of each generation. seed: of everything drawn.
     """
 
@@ -123,8 +125,8 @@ def run_evolution(
 
     Returns:
         A :class:`~bridgeout_lite.Record` with the metrics generations, a list of :class:`Generation` as dictionaries;
-        controls, one such dictionary each by name ("gradual" has its last); widths, the channels of the last offspring
-        by root; and valid_accuracy and test_accuracy of the last offspring.
+        controls, such a list each by name; widths, the channels of the last offspring by root; and valid_accuracy and
+        test_accuracy of the last offspring.
     """
     where = pick_device(device)
     if images is None:
@@ -185,24 +187,26 @@ def run_evolution(
             model = cut(new(str(generation)), widths[-1], "random", example, draws)
         rows.append(trained(model, str(generation), generation, recipe.epochs, experiment.stress))
 
-    controls = {}
-    for name in experiment.controls:
-        draws, epochs = torch.Generator().manual_seed(seed(name)), last * recipe.epochs
-        if name == "gradual":
-            model = first
-            for generation, sizes in enumerate(widths, 1):
-                model = cut(model, sizes, "magnitude", example)
-                row = trained(model, f"{name}-{generation}", generation, recipe.epochs)
-        elif name == "whole":
-            row = trained(plain_copy(first), name, last, epochs)
-        elif name == "scratch":
-            row = trained(cut(new(name), widths[-1], "random", example, draws), name, last, epochs + recipe.epochs)
-        else:
-            row = trained(cut(first, widths[-1], name, example, draws), name, last, epochs)
-        controls[name] = dataclasses.asdict(row)
+    controls: dict[str, list[Generation]] = {name: [] for name in experiment.controls}
+    for name, found in controls.items():
+        draws, step_by_step = torch.Generator().manual_seed(seed(name)), plain_copy(first)
+        for generation, sizes in enumerate(widths, 1):
+            epochs = generation * recipe.epochs  # what the lineage has had since generation 0
+            if name == "whole":
+                if generation < last:
+                    continue
+                model = plain_copy(first)
+            elif name in ("restarted", "gradual"):
+                model = step_by_step if name == "restarted" else cut(step_by_step, sizes, "magnitude", example)
+                step_by_step, epochs = model, recipe.epochs
+            elif name == "scratch":
+                model, epochs = cut(new(name), sizes, "random", example, draws), epochs + recipe.epochs
+            else:
+                model = cut(first, sizes, name, example, draws)
+            found.append(trained(model, f"{name}-{generation}", generation, epochs))
     metrics = {
         "generations": [dataclasses.asdict(row) for row in rows],
-        "controls": controls,
+        "controls": {name: [dataclasses.asdict(row) for row in rows] for name, rows in controls.items()},
         "widths": widths[-1],
         "valid_accuracy": rows[-1].valid_accuracy,
         "test_accuracy": rows[-1].test_accuracy,
@@ -241,8 +245,8 @@ def lineages_frame(records: Iterable[Record]) -> pd.DataFrame:
             continue
         run = {k: spec[k] for k in ("dataset", "factor", "stress", "inherit", "seed")}
         first = metrics["generations"][0]
-        networks = [("lineage", row) for row in metrics["generations"]] + list(metrics["controls"].items())
-        for arm, row in networks:
+        networks = {"lineage": metrics["generations"]} | metrics["controls"]
+        for arm, row in [(arm, row) for arm, found in networks.items() for row in found]:
             shares = {f"{size}_share": row[size] / first[size] for size in ("macs", "parameters")}
             rows.append(run | {"arm": arm} | row | shares)
     return pd.DataFrame(rows)

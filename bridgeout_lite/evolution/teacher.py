@@ -109,8 +109,8 @@ class TeacherExperiment:
             to which a unit of the student is alike), error (test error over the variance of y)} of "parent", the
             lineages "evolution" and "stress", and the controls "gradual", "magnitude", "random" and
             "scratch" at the sizes of "evolution"; and selection: {rule: [chance of a needed unit of the parent to be
-            kept, of another one]}, the rule "magnitude" keeping as many as "exp" does on average. None if all are
-            needed, or none.
+            kept, of another one]}, the rules "magnitude" and "random" keeping as many as "exp" does on average. None
+            if all are needed, or none.
         """
         started, origin = time.perf_counter(), provenance("cpu", "teacher", "")
         image, later = torch.zeros(1, self.inputs, 1, 1), max(1, self.steps // 3)
@@ -162,6 +162,7 @@ class TeacherExperiment:
         order = filter_norms(w.detach().double()).argsort(descending=True)
         chance["magnitude"] = torch.zeros(len(w), dtype=torch.float64)
         chance["magnitude"][order[: round(chance["exp"].sum().item())]] = 1
+        chance["random"] = chance["exp"].mean().expand(len(w))
         return {rule: [c[needed].mean().item(), c[~needed].mean().item()] for rule, c in chance.items()}
 
 
