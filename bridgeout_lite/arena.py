@@ -342,6 +342,7 @@ def search(network: str) -> list[ArenaExperiment]:
 # records; where a network or contender is missing, the first.
 CHOSEN: dict[str, dict[str, int]] = {
     "vgg11": {"dropout": 1, "sparseout": 1, "bridgeout": 2, "sgl-scad": 1, "oicsr": 1},
+    "resnet14": {"dropout": 1, "sparseout": 1, "l1": 1, "sgl-scad": 1, "oicsr": 1},
 }
 
 
