@@ -38,9 +38,10 @@ def _arm(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
     return part
 
 
-def against_control(rows: pd.DataFrame, control: str) -> tuple[float, float, float, int]:
-    """Test accuracy of the last offspring minus that of a control, paired by seed: (mean, low, high, n)."""
-    last = rows[rows["generation"] == rows["generation"].max()]
+def against_control(rows: pd.DataFrame, control: str, generation: int | None = None) -> tuple[float, float, float, int]:
+    """Test accuracy of a lineage minus that of a control at the same generation, None for the last, paired by seed:
+    (mean, low, high, n)."""
+    last = rows[rows["generation"] == (rows["generation"].max() if generation is None else generation)]
     ends = last[last["arm"].isin(["lineage", control])].pivot_table(index="seed", columns="arm", values="test_accuracy")
     return interval((ends["lineage"] - ends[control]).dropna() if control in ends else pd.Series(dtype=float))
 
