@@ -9,9 +9,11 @@ and ranks channels of all layers by the *energy* of their group, its sum of squa
 nonlinearities and pooling; those that a residual addition ties together are one group with all their writers and
 readers. Which weights belong together is read off the model by Torch-Pruning (Fang et al. 2023, arXiv:2301.12900).
 
-Two things are our reading, the paper's text not having been at hand: BatchNorm's own scales and shifts are outside of
-the groups, and tied channels are merged. With BatchNorm in between, the length of :math:`W^l_{i,:}` does not matter to
-the function while that of :math:`W^{l+1}_{:,i}` does.
+The paper's text was not at hand. The formula is from its abstract, from summaries by others and from memory; the
+ranking follows readers' notes; neither is verified. Two things are our reading: BatchNorm's own scales and shifts are
+outside of the groups, and tied channels are merged. With BatchNorm in between, the length of :math:`W^l_{i,:}` does
+not matter to the function, and that of :math:`W^{l+1}_{:,i}` does as long as BatchNorm's scale and shift stay as they
+are.
 
 Source: Li et al. 2019, arXiv:1905.11664.
 """

@@ -11,7 +11,7 @@ branch, up to the nonlinearity behind the sum: the first term asks it to be sile
 This is our reconstruction. The abstracts say that length and total absolute curvature of such paths are penalised;
 formula, norm, layers and strengths were not to be found.
 
-Source of the idea: Wu, Lan, Zhang, Xiang and Yang 2021, arXiv:2106.02914.
+Source of the idea: Wu, Lan, Zhang and Xiang 2021, arXiv:2106.02914.
 """
 
 import dataclasses

@@ -105,8 +105,9 @@ class SparseGroupLasso(Regulariser):
     A larger :math:`\beta` has a smaller threshold, but also pulls the weights whose copy is zero harder to zero: such a
     one rests at :math:`hw^*/(h+\beta)`, with :math:`w^*` and h the minimum and the curvature of the loss, and l0's
     threshold is :math:`\sqrt{2\lambda/\beta}`. It is below that for every :math:`\beta` unless
-    :math:`hw^{*2}/2 > 4\lambda`. So splitting keeps a weight that is worth four times its price, where the penalty
-    itself would keep what is worth it once.
+    :math:`hw^{*2}/2 > 4\lambda`. So of the weights whose copy begins at zero splitting keeps those that are worth four
+    times their price, where the penalty itself would keep what is worth it once. A weight whose copy does not begin at
+    zero feels no spring, and stays if :math:`\beta_0w^{*2}/2 > \lambda` with the first :math:`\beta`.
 
     Args:
         strength: :math:`\lambda`, finite and >= 0 (the released code's, divided by the number of training examples).
