@@ -532,8 +532,8 @@ def searched_noise() -> list[StructuredExperiment]:
 
 def structured_output() -> list[StructuredExperiment]:
     """Chapter 14's runs: the search, then seed by seed the ablation at the ``TUNED`` weights: labels alone, each
-    autoencoder and both with unlabelled data, and both without; faces with five seeds, halves of digits and Sparseout
-    of three q on the code, each at its ``TUNED_P``, with three."""
+    autoencoder and both, for faces with unlabelled data and without, with five seeds; for halves of digits with
+    unlabelled data, and Sparseout of three q on the code, each at its ``TUNED_P``, with three."""
     experiments = searched_structured()
     noisy = searched_noise() if TUNED else []
     experiments += noisy
@@ -543,8 +543,8 @@ def structured_output() -> list[StructuredExperiment]:
             counts, _, seeds = TASKS[dataset]
             for labels in counts if seed < seeds else ():
                 alone = StructuredExperiment(dataset, labels, seed=seed)  # makes nothing of unlabelled data
-                pairs = [(l_in, l_out)] if not unlabelled else [(l_in, 0.0), (0.0, l_out), (l_in, l_out)]
-                more = [dataclasses.replace(alone, unlabelled=unlabelled, l_in=a, l_out=b) for a, b in pairs]
+                arms = [(l_in, 0.0), (0.0, l_out), (l_in, l_out)]
+                more = [dataclasses.replace(alone, unlabelled=unlabelled, l_in=a, l_out=b) for a, b in arms]
                 experiments += [alone, *more]
         experiments += [dataclasses.replace(e, seed=seed) for e in noisy if seed < NOISE_SEEDS]
     return list(dict.fromkeys(experiments))
