@@ -34,6 +34,10 @@ def silenced(model: nn.Module, places: Sequence[Place]) -> Iterator[None]:
             handle.remove()
 
 
+# Draws of random channels that a control of an ablation is the mean of.
+DRAWS = 3
+
+
 def ablation(
     model: nn.Module,
     x: Tensor,
@@ -41,7 +45,7 @@ def ablation(
     weights: Tensor,
     places: Sequence[Place],
     *,
-    draws: int = 3,
+    draws: int = DRAWS,
     generator: torch.Generator | None = None,
 ) -> dict[str, list[float]]:
     """Are a class's features relevant to it? Accuracy (%) on the images of each class: with all channels ("whole"),
