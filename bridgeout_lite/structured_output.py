@@ -343,9 +343,9 @@ def cdf_and_auc(error: Tensor) -> tuple[float, float]:
 
 
 def off_shape(predicted: Tensor, pairs: Pairs) -> Tensor:
-    """How far predicted landmarks (n, 2P) lie from the space of true shapes: the root mean squared distance of a point
-    from its place in the nearest element of the linear space that holds all shapes (n,), in units of the image's half
-    side. True shapes have 0."""
+    """How far predicted landmarks (n, 2P) lie from the flat space that holds all shapes: the root mean squared distance
+    of a point from its place in the nearest element of that space (n,), in units of the image's half side. True shapes
+    have 0, and so have all their weighted sums, most of which are no true shapes: see :func:`off_surface`."""
     assert pairs.model is not None
     basis = pairs.model.basis().to(predicted)
     rest = predicted - predicted @ basis @ basis.T
@@ -353,10 +353,34 @@ def off_shape(predicted: Tensor, pairs: Pairs) -> Tensor:
     return distance
 
 
+def off_surface(predicted: Tensor, pairs: Pairs, steps: int = 100) -> Tensor:
+    """How far predicted landmarks (n, 2P) lie from the nearest true shape, one of any coefficients, size, turn and
+    place: as :func:`off_shape`, but to the curved surface of true shapes within that flat space, and so no smaller.
+
+    By alternating least squares, ``steps`` times the size, turn and place and then the coefficients. What is found is a
+    true shape, if not surely the nearest: the distance is at most this.
+    """
+    assert pairs.model is not None
+    z, mean, modes = (
+        torch.view_as_complex(points.cpu().double().contiguous())
+        for points in (predicted.unflatten(1, (-1, 2)), pairs.model.mean, pairs.model.modes)
+    )
+    z, mean, modes = (points - points.mean(-1, keepdim=True) for points in (z, mean, modes))  # wherever it is placed
+    solve = torch.linalg.pinv(torch.view_as_real(modes).flatten(1))
+    shape = mean.expand_as(z)
+    for step in range(steps + 1):
+        c = (shape.conj() * z).sum(1, keepdim=True) / shape.abs().square().sum(1, keepdim=True)
+        if step < steps:
+            b = torch.view_as_real(z / c - mean).flatten(1) @ solve
+            shape = mean + b.to(modes.dtype) @ modes
+    distance: Tensor = (z - c * shape).abs().square().mean(1).sqrt()
+    return distance
+
+
 def captured(model: SharedAutoencoders, pairs: Pairs) -> tuple[float, float]:
-    """How much of the true space of shapes the last layer has learned: of its D = 2K + 4 strongest directions (left
-    singular vectors of its weight) and the D-dimensional truth, the mean of the squared cosines of the principal
-    angles (1: the same space; for random directions D / 2P), and the largest angle in degrees."""
+    """How much of the flat space that holds all shapes the last layer has learned: of its D = 2K + 4 strongest
+    directions (left singular vectors of its weight) and the D-dimensional truth, the mean of the squared cosines of the
+    principal angles (1: the same space; for random directions D / 2P), and the largest angle in degrees."""
     assert pairs.model is not None
     basis = pairs.model.basis()
     weight = model.layers[-1].get_parameter("weight").detach().cpu().double()
@@ -532,8 +556,8 @@ def searched_noise() -> list[StructuredExperiment]:
 
 def structured_output() -> list[StructuredExperiment]:
     """Chapter 14's runs: the search, then seed by seed the ablation at the ``TUNED`` weights: labels alone, each
-    autoencoder and both with unlabelled data, and both without; faces with five seeds, halves of digits and Sparseout
-    of three q on the code, each at its ``TUNED_P``, with three."""
+    autoencoder and both, for faces with unlabelled data and without, with five seeds; for halves of digits with
+    unlabelled data, and Sparseout of three q on the code, each at its ``TUNED_P``, with three."""
     experiments = searched_structured()
     noisy = searched_noise() if TUNED else []
     experiments += noisy
@@ -543,8 +567,8 @@ def structured_output() -> list[StructuredExperiment]:
             counts, _, seeds = TASKS[dataset]
             for labels in counts if seed < seeds else ():
                 alone = StructuredExperiment(dataset, labels, seed=seed)  # makes nothing of unlabelled data
-                pairs = [(l_in, l_out)] if not unlabelled else [(l_in, 0.0), (0.0, l_out), (l_in, l_out)]
-                more = [dataclasses.replace(alone, unlabelled=unlabelled, l_in=a, l_out=b) for a, b in pairs]
+                arms = [(l_in, 0.0), (0.0, l_out), (l_in, l_out)]
+                more = [dataclasses.replace(alone, unlabelled=unlabelled, l_in=a, l_out=b) for a, b in arms]
                 experiments += [alone, *more]
         experiments += [dataclasses.replace(e, seed=seed) for e in noisy if seed < NOISE_SEEDS]
     return list(dict.fromkeys(experiments))

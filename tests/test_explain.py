@@ -353,6 +353,23 @@ def test_resampling_takes_the_grid_out():
     assert explain.grid_strength(maps[1], 2) == 0 and abs(explain.grid_strength(maps[0], 2) - 3**0.5) < 1e-6
 
 
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_resampling_moves_nothing(stride):
+    """An impulse goes back to where it came from, through two layers and for kernels that have a middle."""
+    side, at = 24 * stride, torch.arange(24.0 * stride)
+    convs = [nn.Conv2d(1, 1, 3, stride=stride, padding=1, bias=False) for _ in range(2)]
+    for conv in convs:
+        conv.weight.data.fill_(1.0)
+    centres = []
+    for model in (nn.Sequential(*convs), explain.resample_strides(nn.Sequential(*convs))):
+        x = torch.zeros(1, 1, side, side, requires_grad=True)
+        out = model(x)
+        out[0, 0, out.shape[2] // 2, out.shape[3] // 2 - 1].backward()
+        mass = x.grad[0, 0] / x.grad.sum()
+        centres.append(torch.stack([(mass.sum(1) * at).sum(), (mass.sum(0) * at).sum()]))
+    assert torch.allclose(centres[1], centres[0], atol=1e-3)
+
+
 def test_resampling_of_an_odd_size():
     conv = nn.Conv2d(3, 2, 3, stride=3, padding=1)
     x = draw(2, 3, 16, 16).requires_grad_()
@@ -494,7 +511,9 @@ def test_the_frame_of_recorded_runs():
     frame = explain.explanations_frame([*runs, bl.Record({"task": "language"}, {}, {})])
     assert len(frame) == len(runs)
     row = frame[(frame["dataset"] == "cifar10") & (frame["seed"] == 0)].iloc[0]
-    assert (row["features"], row["explained"], row["needed"], row["hoyer"]) == (20.0, 0.8, 2.5, 0.7)
+    assert (row["features"], row["explained"], row["needed"], row["hoyer"]) == (20.0, 0.8, 3.0, 0.7)
+    runs[0].metrics["needed"]["0.3"] = [1, None, None]
+    assert explain.explanations_frame(runs[:1])["needed"].isna().all(), "more than half never get there"
     assert (row["selected"], row["random"], row["relevance"]) == (50.0, 10.0, 40.0)
     assert frame["overlap_selected"].notna().sum() == 15 and "energy_usual place" in frame
     assert explain.explanations_frame([]).empty

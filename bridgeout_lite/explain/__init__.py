@@ -16,6 +16,7 @@ Source: Oramas, Wang and Tuytelaars, "Visual Explanation by Interpretation", ICL
 
 from .faithfulness import (
     DELETED,
+    DRAWS,
     ablation,
     against_truth,
     curve_area,
@@ -62,6 +63,7 @@ __all__ = [
     "DATASETS",
     "DELETED",
     "DESCRIBED_IMAGES",
+    "DRAWS",
     "EXPLAINED_IMAGES",
     "KEEP",
     "MUS",

@@ -34,6 +34,10 @@ def silenced(model: nn.Module, places: Sequence[Place]) -> Iterator[None]:
             handle.remove()
 
 
+# Draws of random channels that a control of an ablation is the mean of.
+DRAWS = 3
+
+
 def ablation(
     model: nn.Module,
     x: Tensor,
@@ -41,12 +45,13 @@ def ablation(
     weights: Tensor,
     places: Sequence[Place],
     *,
-    draws: int = 3,
+    draws: int = DRAWS,
     generator: torch.Generator | None = None,
 ) -> dict[str, list[float]]:
     """Are a class's features relevant to it? Accuracy (%) on the images of each class: with all channels ("whole"),
     with all its features silenced ("selected"), and with as many channels of the same layers drawn at random
-    ("random", the mean of ``draws``).
+    ("random", the mean of ``draws``). The draws are from all channels of a layer: they may hit selected ones, which
+    makes the control cost more, and ones that are always silent, which cost nothing.
 
     Args:
         model: classifier. x, y: normalised images (n, ...) and true classes (n,). weights: (m, classes), of

@@ -255,16 +255,22 @@ def random_choice(features: Features, chosen: Tensor, generator: torch.Generator
 
 
 class _Subsample(torch.autograd.Function):
-    """Every s-th row and column. Backwards, the nearest neighbours of what was left out get their share."""
+    """Every s-th row and column. Backwards, every pixel gets the value of the nearest one that was kept, and the mean
+    of two that are equally near, over s x s: no value moves to one side."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: tuple[int, int]) -> Tensor:
-        ctx.shape, ctx.share = x.shape, stride[0] * stride[1]
+        ctx.shape, ctx.stride = x.shape, stride
         return x[..., :: stride[0], :: stride[1]].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return F.interpolate(grads[0], size=ctx.shape[-2:], mode="nearest") / ctx.share, None
+        grad = grads[0]
+        for dim, s in zip((-2, -1), ctx.stride, strict=True):
+            at, last = torch.arange(ctx.shape[dim], device=grad.device), grad.shape[dim] - 1
+            below, above = (((at + shift) // s).clamp_max(last) for shift in ((s - 1) // 2, s // 2))
+            grad = (grad.index_select(dim, below) + grad.index_select(dim, above)) / (2 * s)
+        return grad, None
 
 
 class _ResampledConv(nn.Conv2d):
@@ -279,9 +285,11 @@ def resample_strides(model: nn.Module) -> nn.Module:
 
     Backwards, a convolution with stride s spreads each value over its kernel, s pixels apart: some pixels are reached
     more often than others, which draws a grid into every back-projection. Here the convolution runs at stride 1, of
-    which every s-th value is taken; backwards these are resampled by nearest neighbour to the full size, divided by
-    s x s, and go through the convolution at stride 1. Only the picture changes. (The paper describes the idea; this way
-    to do it is our reconstruction.)
+    which every s-th value is taken; backwards these are resampled to the full size, divided by s x s, and go through
+    the convolution at stride 1. Resampled means: every pixel gets the value of the nearest one that was kept, or the
+    mean of the two on either side if they are equally near. So what comes back stays where it was, which a value that
+    is merely repeated s times does not: it moves by (s - 1) / 2 pixels. Only the picture changes. (The paper describes
+    the idea; this way to do it is our reconstruction.)
     """
     model = copy.deepcopy(model)
     for module in model.modules():

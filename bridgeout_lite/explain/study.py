@@ -218,10 +218,10 @@ def explanations_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run of :func:`explanations`: dataset, method, p, q, seed, valid_accuracy and test_accuracy (%), and
 
     * features, explained: mean over classes at the run's mu, the latter from 0 to 1; needed: features for the first of
-      ``SHARES``, mean over the classes that get there;
+      ``SHARES``, median over classes, of which one that never gets there counts as more than any (nan if half do not);
     * hoyer: of the last hidden layer;
-    * selected, random: points of accuracy that a class loses with its features, or with as many others, silenced; mean
-      over classes; relevance: the first minus the second;
+    * selected, random: points of accuracy that a class loses with its features, or with as many channels drawn at
+      random (see :func:`ablation`), silenced; mean over classes; relevance: the first minus the second;
     * deletion_NAME: area under the deletion curve;
     * energy_NAME, overlap_NAME, pointing_NAME: against the truth, where it is known.
     """
@@ -234,8 +234,9 @@ def explanations_frame(records: Iterable[Record]) -> pd.DataFrame:
         row |= {k: metrics[k] for k in ("valid_accuracy", "test_accuracy", "odd")}
         at = MUS.index(spec["mu"])
         row |= {"features": metrics["counts"][at], "explained": metrics["explained"][at]}
-        needed = [count for count in metrics["needed"][f"{SHARES[0]:g}"] if count is not None]
-        row["needed"] = sum(needed) / len(needed) if needed else math.nan
+        needed = [math.inf if count is None else count for count in metrics["needed"][f"{SHARES[0]:g}"]]
+        middle = float(pd.Series(needed).median())
+        row["needed"] = middle if math.isfinite(middle) else math.nan
         row["hoyer"] = list(metrics["sparsity"].values())[-1]
         whole, selected, random = (pd.Series(metrics["ablation"][k]).mean() for k in ("whole", "selected", "random"))
         row |= {"selected": whole - selected, "random": whole - random, "relevance": random - selected}

@@ -119,9 +119,15 @@ SECTION = Section(
         for claim, source, judge in (
             (
                 "The features that the lasso selects are relevant: silencing them costs a class more than silencing "
-                "as many others of the same layers",
+                "as many channels of the same layers, drawn at random",
                 _PAPER,
-                _judge(_relevant, +1, 1, "points of accuracy lost beyond random channels, mean over classes"),
+                _judge(
+                    _relevant,
+                    +1,
+                    1,
+                    "points of accuracy lost beyond random channels, mean over classes; the draws are from all "
+                    "channels, selected and silent ones too",
+                ),
             ),
             (
                 "Explanations from selected features cover the part that tells the class",
@@ -137,7 +143,7 @@ SECTION = Section(
                 "Networks trained for sparser activations need fewer features a class",
                 _ASKED,
                 _judge(
-                    _fewer, -1, 2, "features for 30 % of the variance, mean over classes; q = 1 minus q = 3", fit=True
+                    _fewer, -1, 2, "features for 30 % of the variance, median over classes; q = 1 minus q = 3", fit=True
                 ),
             ),
             (
