@@ -253,3 +253,7 @@ def _report(arguments: argparse.Namespace) -> int:
     overview(results("activation-grid")).savefig(picture, dpi=130)
     print(f"wrote {page}, {picture} and the ledger's state in {readme}")
     return 0
+
+
+if __name__ == "__main__":  # python -m bridgeout_lite.cli, where the command is not on the path
+    sys.exit(main())
