@@ -3,6 +3,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Test files, and chapters under nbval, that run at a time.
+JOBS   ?= 2
 
 # What the chapters compute from, besides their own cells.
 INPUTS  = $(shell find bridgeout_lite results -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.jsonl' | LC_ALL=C sort)
@@ -15,7 +17,7 @@ export PYTHONUTF8 = 1
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
-	@echo "  VENV=dir, PYTHON=python3.12, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
+	@echo "  VENV=dir, PYTHON=python3.12, JOBS=4, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
 
 book: env data  ## build the book into _build/html, executing what changed
 	@# jupyter-cache knows a chapter's cells only: if the package, the records or the data changed, forget what it holds
@@ -50,11 +52,12 @@ lint: env  ## ruff and mypy
 	$(BIN)/mypy
 
 unit: env  ## unit tests of the package
-	$(BIN)/python -m pytest -m "not pages"
+	$(BIN)/python -m pytest -m "not pages" -n $(JOBS) --dist loadfile
 
+# one thread for each chapter: two that share two cores with another chapter's two are many times slower
 nbval: env  ## run every chapter and compare with its stored outputs
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with nbval_sanitize.cfg \
-	    --nbval-cell-timeout 600 $(CHAPTERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with nbval_sanitize.cfg \
+	    --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope $(CHAPTERS)
 
 pages: book  ## open the built pages in headless Chromium
 	$(BIN)/python -m pytest -m pages -rs

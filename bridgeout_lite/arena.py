@@ -9,7 +9,6 @@ nothing is trained again.
 
 import copy
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from . import structured
 from .cost import count, latencies
-from .data import IMAGE_SETS, Images, data_folder, load_images
+from .data import IMAGE_SETS, Images, kept_images
 from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from .models import MODELS, build_model
 from .noise import check_choice, check_exponent, check_probability
@@ -158,7 +157,7 @@ class ArenaExperiment:
 
     def run(self, **options: Any) -> Record:
         """:func:`run_arena` on this experiment's data, which a process keeps until it needs other data."""
-        return run_arena(self, _images(self.dataset, self.train, self.valid, self.test, data_folder()), **options)
+        return run_arena(self, kept_images(self.dataset, self.train, self.valid, self.test), **options)
 
     def attach(self, model: nn.Module, example_input: Tensor) -> Regulariser | None:
         """Attach the method to a model; what the training loop has to call, if anything."""
@@ -189,11 +188,6 @@ class ArenaExperiment:
         return makers[self.method]() if self.method in makers else None
 
 
-@functools.lru_cache(maxsize=1)
-def _images(dataset: str, train: int | None, valid: int, test: int | None, root: Path) -> Images:
-    return load_images(dataset, root, train=train, valid=valid, test=test)
-
-
 def run_arena(
     experiment: ArenaExperiment,
     images: Images,
@@ -220,9 +214,7 @@ def run_arena(
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     example = images.normalize(images.train.x[:1])
-    with torch.random.fork_rng([]):
-        torch.manual_seed(experiment.seed)
-        model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes)
+    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
     if experiment.cut:
         model = remove_filters(model, experiment.cut, example.cpu())
     model.to(where)
@@ -350,6 +342,7 @@ def search(network: str) -> list[ArenaExperiment]:
 # records; where a network or contender is missing, the first.
 CHOSEN: dict[str, dict[str, int]] = {
     "vgg11": {"dropout": 1, "sparseout": 1, "bridgeout": 2, "sgl-scad": 1, "oicsr": 1},
+    "resnet14": {"dropout": 1, "sparseout": 1, "l1": 1, "sgl-scad": 1, "oicsr": 1},
 }
 
 

@@ -10,6 +10,7 @@ cache folder. BRIDGEOUT_OFFLINE=1 forbids downloads.
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import numbers
 import os
@@ -217,6 +218,16 @@ def load_images(
         checksum=digest.hexdigest()[:16],
         embedded=chosen == "digits",
     ).to(device)
+
+
+def kept_images(dataset: str, train: int | None = None, valid: int = 5000, test: int | None = None) -> Images:
+    """:func:`load_images`, kept by the process until other data is asked for: for the runs of a sweep."""
+    return _kept_images(dataset, data_folder(), train, valid, test)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_images(dataset: str, root: Path, train: int | None, valid: int, test: int | None) -> Images:
+    return load_images(dataset, root, train=train, valid=valid, test=test)
 
 
 def _channel_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

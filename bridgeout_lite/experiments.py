@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import functools
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import IMAGE_SETS, Images, data_folder, load_images
+from .data import IMAGE_SETS, Images, kept_images, load_images
 from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from .models import MODELS, build_model
 from .noise import FORMS, GRADIENTS, TARGETS, check_choice, check_exponent, check_fraction, check_probability
@@ -107,7 +106,7 @@ class Experiment:
 
     def run(self, **options: Any) -> Record:
         """:func:`run` on this experiment's data, which a process keeps until it needs other data."""
-        return run(self, _images(self.dataset, self.train, self.valid, data_folder()), **options)
+        return run(self, kept_images(self.dataset, self.train, self.valid), **options)
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
@@ -126,11 +125,6 @@ class Experiment:
                 target=self.target,
             )
         return model
-
-
-@functools.lru_cache(maxsize=1)
-def _images(dataset: str, train: int | None, valid: int, root: Path) -> Images:
-    return load_images(dataset, root, train=train, valid=valid)
 
 
 def run(
@@ -165,9 +159,7 @@ def run(
         raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(experiment.seed)
-        model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes)
+    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
     if experiment.cut:
         model = remove_filters(model, experiment.cut, images.normalize(images.train.x[:1]).cpu())
     experiment.attach(model)

@@ -8,7 +8,6 @@ taken anew; nothing is fine-tuned.
 
 import copy
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .data import IMAGE_SETS, Images, data_folder, load_images
+from .data import IMAGE_SETS, Images, kept_images
 from .models import MODELS, ResidualBlock, build_model
 from .noise import check_choice
 from .pruning import prune, recalibrate_batchnorm, remove_filters
@@ -90,12 +89,7 @@ class FlowExperiment:
 
     def run(self, **options: Any) -> Record:
         """:func:`run_flow` on this experiment's data, which a process keeps until it needs other data."""
-        return run_flow(self, _images(self.dataset, self.train, self.valid, self.test, data_folder()), **options)
-
-
-@functools.lru_cache(maxsize=1)
-def _images(dataset: str, train: int | None, valid: int, test: int | None, root: Path) -> Images:
-    return load_images(dataset, root, train=train, valid=valid, test=test)
+        return run_flow(self, kept_images(self.dataset, self.train, self.valid, self.test), **options)
 
 
 def run_flow(
@@ -123,9 +117,7 @@ def run_flow(
         raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(experiment.seed)
-        model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes)
+    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
     flow = experiment.regulariser if experiment.length or experiment.curvature else None
     if flow is not None:
         flow.attach(model)

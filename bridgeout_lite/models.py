@@ -18,6 +18,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 # Channels of the convolutions of each stage; a max-pool ends the stage.
@@ -213,7 +214,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_model(name: str, *, width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+def build_model(
+    name: str, *, width: float = 1.0, num_classes: int = 10, in_channels: int = 3, seed: int | None = None
+) -> nn.Module:
     """Build a freshly initialised network by name, for 32x32 images.
 
     Args:
@@ -221,6 +224,7 @@ def build_model(name: str, *, width: float = 1.0, num_classes: int = 10, in_chan
         width: multiplies the number of channels of every hidden layer; > 0.
         num_classes: size of the output.
         in_channels: 3 for colour.
+        seed: of the initial weights, which leaves torch's own random state as it is; None draws from that.
 
     Raises:
         ValueError: an unknown name (the message lists the known ones), or a size that is not positive.
@@ -234,4 +238,7 @@ def build_model(name: str, *, width: float = 1.0, num_classes: int = 10, in_chan
             f"width must be finite and > 0, num_classes and in_channels >= 1; "
             f"got {width=}, {num_classes=}, {in_channels=}"
         )
-    return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)
+    with torch.random.fork_rng([], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)

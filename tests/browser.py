@@ -4,7 +4,10 @@ import contextlib
 import functools
 import http.server
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -138,3 +141,14 @@ def weight(figure) -> int:
 
     data = embed_data(views=[figure], drop_defaults=False)
     return len(json.dumps(data["manager_state"]["state"][data["view_specs"][0]["model_id"]]))
+
+
+def in_fresh_python(code: str, **environment: str):
+    """What ``code`` prints last, as JSON, in a Python of its own with these environment variables."""
+    command = [sys.executable, "-c", code]
+    variables = os.environ | environment
+    done = subprocess.run(
+        command, env=variables, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium, opening
 
 import bridgeout_lite as bl
 
@@ -34,3 +35,17 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("BRIDGEOUT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("BRIDGEOUT_OFFLINE", "1")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A running Chromium; the test is skipped where there is none."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """``opened(figure) -> page`` without a kernel; in the end nothing may have been refused or complained of."""
+    with opening(browser, tmp_path) as open_page:
+        yield open_page

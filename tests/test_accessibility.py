@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from browser import ROOT, chromium, still_page, visit
+from browser import ROOT, still_page, visit
 from gallery import GALLERY
 
 from bridgeout_lite import widgets
@@ -26,12 +26,6 @@ WITH_FIGURES = sorted(
     for path in (HTML / folder).glob("*.html")
     if "jupyter.widget-view+json" in path.read_text(encoding="utf-8")
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

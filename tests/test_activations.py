@@ -6,10 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import threading
 import zlib
 from pathlib import Path
@@ -18,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from browser import chromium, still_page, visit
+from browser import in_fresh_python, still_page, visit
 
 import bridgeout_lite as bl
 from bridgeout_lite import DataError, Experiment, Recipe, Record, experiments
@@ -364,10 +361,7 @@ print(json.dumps([isinstance(figure, ipywidgets.VBox), slider.options, slider.va
 
 
 def test_the_plain_view_shows_a_trained_setting():
-    environment = os.environ | {"BRIDGEOUT_WIDGETS": "plain"}
-    done = subprocess.run([sys.executable, "-c", PLAIN], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [True, [0.1, 0.2], 0.1, 0.1, True]
+    assert in_fresh_python(PLAIN, BRIDGEOUT_WIDGETS="plain") == [True, [0.1, 0.2], 0.1, 0.1, True]
 
 
 def test_the_data_set_must_be_that_of_the_records(trained, few, offline):
@@ -405,29 +399,6 @@ export default { render({ model, el }) {
   return still.render({ model, el });
 } };
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open figures in a page: opened(figure) -> page; nothing may be refused or complained of in the end."""
-    visits = []
-
-    def open_page(figure, **options):
-        page, refused, complaints = visit(browser, still_page(figure, folder=tmp_path, **options))
-        visits.append((page, refused, complaints))
-        page.locator(".sbn-heat, [role=alert]").first.wait_for()
-        return page
-
-    yield open_page
-    for page, refused, complaints in visits:
-        page.context.close()
-        assert refused == [] and complaints == []
 
 
 def agree(page, figure):

@@ -71,7 +71,7 @@ def test_features_of_some_layers_in_the_order_asked_for_and_in_parts(monkeypatch
     model, x = network(), draw(9, 3, 32, 32)
     whole = explain.channel_features(model, x, ["relu5", "relu1"])
     assert whole.places[0] == ("relu5", 0) and whole.places[-1] == ("relu1", 3)
-    monkeypatch.setattr(explain, "_PART", 4)
+    monkeypatch.setattr(explain.features, "PART", 4)
     assert torch.allclose(explain.channel_features(model, x, ["relu5", "relu1"]).values, whole.values, atol=1e-6)
 
 

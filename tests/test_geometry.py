@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import traitlets
-from browser import chromium, still_page, visit
+from browser import still_page, visit
 
 from bridgeout_lite import theory
 from bridgeout_lite.widgets.base import script
@@ -91,12 +91,6 @@ def test_below_q_1_the_solution_jumps():
 
 
 # --- the page computes what the package computes ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,11 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import traitlets
-from browser import chromium, module, opening, told, weight
+from browser import in_fresh_python, module, told, weight
 from scipy import stats
 
 from bridgeout_lite import Experiment, Recipe, Record
@@ -256,28 +252,10 @@ print(json.dumps([isinstance(figure, ipywidgets.VBox), "_esm" in figure.get_stat
 
 
 def test_the_plain_view_has_the_same_controls():
-    environment = os.environ | {"BRIDGEOUT_WIDGETS": "plain"}
-    command = [sys.executable, "-c", PLAIN]
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [True, True, 3.0, "0.2", "LSTM: hidden.0", 4]
+    assert in_fresh_python(PLAIN, BRIDGEOUT_WIDGETS="plain") == [True, True, 3.0, "0.2", "LSTM: hidden.0", 4]
 
 
 # --- in the page ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    with opening(browser, tmp_path) as open_page:
-        yield open_page
 
 
 SHOWN = """() => {

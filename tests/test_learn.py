@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from browser import chromium, still_page, visit
+from browser import still_page, visit
 
 import bridgeout_lite as bl
 from bridgeout_lite import noise
@@ -16,12 +16,6 @@ from bridgeout_lite.widgets.learn import METHODS, LearnWhileYouDrag
 BRIDGEOUT, SPARSEOUT = METHODS
 SETTINGS = [(m, p, q) for m in METHODS for p in (0.05, 0.2, 0.6) for q in (0.5, 0.8, 1.0, 1.5, 2.0, 2.3, 3.0)]
 names = pytest.mark.parametrize("method", METHODS)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from browser import chromium, visit
+from browser import visit
 from gallery import GALLERY
 
 pytestmark = pytest.mark.pages
@@ -37,12 +37,6 @@ def watch(event, args):
         raise OSError("no network in this test")
 sys.addaudithook(watch)
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

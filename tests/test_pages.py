@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import chromium, serving, visit
+from browser import serving, visit
 from gallery import GALLERY
 
 from bridgeout_lite import widgets
@@ -30,12 +30,6 @@ CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 def _built():
     if not PAGES:
         pytest.skip("no built book: run `make book` first")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,13 @@ import base64
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import traitlets
-from browser import chromium, opening, told, weight
+from browser import in_fresh_python, told, weight
 
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Record, protocol, published
@@ -413,13 +409,7 @@ print(json.dumps([isinstance(figure, ipywidgets.VBox), "_esm" in figure.get_stat
 
 
 def test_the_plain_view_keeps_to_recorded_settings():
-    environment = os.environ | {"BRIDGEOUT_WIDGETS": "plain"}
-    command = [sys.executable, "-c", PLAIN]
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [
+    assert in_fresh_python(PLAIN, BRIDGEOUT_WIDGETS="plain") == [
         True,
         True,
         ["dropout", 0.05, 2.0, [2.0], 3, True],
@@ -428,18 +418,6 @@ def test_the_plain_view_keeps_to_recorded_settings():
 
 
 # --- in the page ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    with opening(browser, tmp_path) as open_page:
-        yield open_page
 
 
 SHOWN = """() => {

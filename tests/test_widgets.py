@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from browser import chromium, module, still_page, told, visit
+from browser import in_fresh_python, module, still_page, told, visit
 
 from bridgeout_lite import theory, widgets
 from bridgeout_lite.noise import _Perturb
@@ -21,12 +19,6 @@ P = (0.0, 0.05, 0.3, 0.5, 0.9)
 Q = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 X = (-2.0, -0.7, -1e-3, 0.0, 1e-8, 0.02, 0.5, 1.0, 1.9)
 TABLE = [(p, q, x) for p in P for q in Q for x in X]  # 360 points
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -188,14 +180,6 @@ def test_finite_names_the_place():
 
 
 # --- the stand-in, and what a notebook stores -------------------------------------------------------------------------
-
-
-def in_fresh_python(code, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 STAND_IN = """

@@ -1,0 +1,106 @@
+r"""What does a trained network look at? Explanation by interpretation, and how to test an explanation.
+
+Each channel's response to an image is one number, so an image is a vector f. A lasso finds, for each class c, the few
+channels that tell it from the others:
+
+.. math:: \min_{w_c} \lVert F w_c - l_c\rVert^2 \quad\text{subject to}\quad \lVert w_c\rVert_1 \le \mu,
+
+with the vectors of n images as rows of F and :math:`l_c` = 1 for the images that the network takes for class c, else 0.
+An image is then explained by the few of these channels that speak most for its class, each drawn back into the image.
+
+The vectors, the constraint and the choice of the three channels follow the released code of the paper; the statement of
+the lasso, the average pictures and the remedy for strides are our reconstruction, as is every detail of the tests.
+
+Source: Oramas, Wang and Tuytelaars, "Visual Explanation by Interpretation", ICLR 2019, arXiv:1712.06302.
+"""
+
+from .faithfulness import (
+    DELETED,
+    ablation,
+    against_truth,
+    curve_area,
+    deletion,
+    energy_inside,
+    overlap,
+    pointing,
+    silenced,
+)
+from .features import Features, LassoPath, Place, channel_features, explained_share, lasso_paths, mu_lasso, predict
+from .pictures import (
+    KEEP,
+    RULES,
+    Explanation,
+    ReceptiveField,
+    average_visualisation,
+    back_projection,
+    class_attribution,
+    combined,
+    grid_strength,
+    heatmap,
+    intensities,
+    random_choice,
+    receptive_field,
+    resample_strides,
+    scaled,
+)
+from .study import (
+    DATASETS,
+    DESCRIBED_IMAGES,
+    EXPLAINED_IMAGES,
+    MUS,
+    SHARES,
+    SWEPT_P,
+    SWEPT_Q,
+    ExplanationExperiment,
+    explanations,
+    explanations_frame,
+    measure_explanations,
+    run_explanation,
+)
+
+__all__ = [
+    "DATASETS",
+    "DELETED",
+    "DESCRIBED_IMAGES",
+    "EXPLAINED_IMAGES",
+    "KEEP",
+    "MUS",
+    "RULES",
+    "SHARES",
+    "SWEPT_P",
+    "SWEPT_Q",
+    "Explanation",
+    "ExplanationExperiment",
+    "Features",
+    "LassoPath",
+    "Place",
+    "ReceptiveField",
+    "ablation",
+    "against_truth",
+    "average_visualisation",
+    "back_projection",
+    "channel_features",
+    "class_attribution",
+    "combined",
+    "curve_area",
+    "deletion",
+    "energy_inside",
+    "explained_share",
+    "explanations",
+    "explanations_frame",
+    "grid_strength",
+    "heatmap",
+    "intensities",
+    "lasso_paths",
+    "measure_explanations",
+    "mu_lasso",
+    "overlap",
+    "pointing",
+    "predict",
+    "random_choice",
+    "receptive_field",
+    "resample_strides",
+    "run_explanation",
+    "scaled",
+    "silenced",
+]
