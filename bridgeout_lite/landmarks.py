@@ -222,6 +222,13 @@ class Pairs:
                 raise ValueError(
                     f"{part}x and {part}y must be matrices with a row a pair, got {tuple(x.shape)} and {tuple(y.shape)}"
                 )
+            if not len(x):
+                raise ValueError(f"{part}x and {part}y are empty: each part needs at least one pair")
+            if (x.shape[1], y.shape[1]) != (self.x.shape[1], self.y.shape[1]):
+                raise ValueError(
+                    f"{part}x and {part}y have rows of {x.shape[1]} and {y.shape[1]} numbers but those to train on "
+                    f"{self.x.shape[1]} and {self.y.shape[1]}: bring all parts to the same size"
+                )
         for what, more, labelled in (("inputs", self.more_x, self.x), ("answers", self.more_y, self.y)):
             if more.shape[1:] != labelled.shape[1:]:
                 raise ValueError(

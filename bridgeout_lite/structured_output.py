@@ -33,7 +33,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
-from .landmarks import PAIR_SETS, Pairs, load_pairs
+from .landmarks import PAIR_SETS, Pairs, ShapeModel, load_pairs
 from .layers import attach_sparseout, detach_sparseout
 from .noise import check_choice, check_exponent, check_probability
 from .records import Record, provenance, rounded
@@ -312,10 +312,13 @@ def _draw(count: int, size: int, device: torch.device) -> Tensor:
 @torch.inference_mode()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Answers of the model in evaluation mode."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    y: Tensor = model(x)
-    model.train(was_training)
+    try:
+        y: Tensor = model(x)
+    finally:
+        for module, training in modes:
+            module.training = training
     return y
 
 
@@ -342,12 +345,17 @@ def cdf_and_auc(error: Tensor) -> tuple[float, float]:
     return 100 * (error <= 0.1).float().mean().item(), 100 * ((0.5 - error).clamp_min(0) / 0.5).mean().item()
 
 
+def _shapes_of(pairs: Pairs) -> ShapeModel:
+    if pairs.model is None:
+        raise ValueError(f"the answers of {pairs.name!r} are no landmarks with a known space of shapes")
+    return pairs.model
+
+
 def off_shape(predicted: Tensor, pairs: Pairs) -> Tensor:
     """How far predicted landmarks (n, 2P) lie from the flat space that holds all shapes: the root mean squared distance
     of a point from its place in the nearest element of that space (n,), in units of the image's half side. True shapes
     have 0, and so have all their weighted sums, most of which are no true shapes: see :func:`off_surface`."""
-    assert pairs.model is not None
-    basis = pairs.model.basis().to(predicted)
+    basis = _shapes_of(pairs).basis().to(predicted)
     rest = predicted - predicted @ basis @ basis.T
     distance: Tensor = (rest.square().sum(1) / (predicted.shape[1] / 2)).sqrt()
     return distance
@@ -360,10 +368,10 @@ def off_surface(predicted: Tensor, pairs: Pairs, steps: int = 100) -> Tensor:
     By alternating least squares, ``steps`` times the size, turn and place and then the coefficients. What is found is a
     true shape, if not surely the nearest: the distance is at most this.
     """
-    assert pairs.model is not None
+    shapes = _shapes_of(pairs)
     z, mean, modes = (
         torch.view_as_complex(points.cpu().double().contiguous())
-        for points in (predicted.unflatten(1, (-1, 2)), pairs.model.mean, pairs.model.modes)
+        for points in (predicted.unflatten(1, (-1, 2)), shapes.mean, shapes.modes)
     )
     z, mean, modes = (points - points.mean(-1, keepdim=True) for points in (z, mean, modes))  # wherever it is placed
     solve = torch.linalg.pinv(torch.view_as_real(modes).flatten(1))
@@ -381,8 +389,7 @@ def captured(model: SharedAutoencoders, pairs: Pairs) -> tuple[float, float]:
     """How much of the flat space that holds all shapes the last layer has learned: of its D = 2K + 4 strongest
     directions (left singular vectors of its weight) and the D-dimensional truth, the mean of the squared cosines of the
     principal angles (1: the same space; for random directions D / 2P), and the largest angle in degrees."""
-    assert pairs.model is not None
-    basis = pairs.model.basis()
+    basis = _shapes_of(pairs).basis()
     weight = model.layers[-1].get_parameter("weight").detach().cpu().double()
     learned = torch.linalg.svd(weight, full_matrices=False).U[:, : basis.shape[1]]
     cosines = torch.linalg.svdvals(basis.T @ learned).clamp(0, 1)

@@ -535,3 +535,66 @@ def test_the_verdicts_are_those_of_the_numbers():
     better = [r for r in everything() if r.spec["q"] != 1.0]
     better += [fabricated(d, 1.0, s, needed=1, lost=60, overlap=0.7) for d in SWEPT for s in range(3)]
     assert verdicts(better) == [good, good, bad, good, good]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_receptive_fields_of_what_is_no_plain_chain():
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    assert explain.receptive_field(pooled, "1") == explain.ReceptiveField(32, 32, 0)
+    with pytest.raises(ValueError, match="what a unit of 'stage1' sees is not known for a Sequential"):
+        explain.receptive_field(bl.build_model("resnet14", width=0.25), "stage1")
+    with pytest.raises(ValueError, match="the padding of '0' must be a number, got 'same'"):
+        explain.receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3, padding="same")), "0")
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+def test_resampled_strides_compute_the_same_forwards_with_any_padding(mode):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode=mode))
+    x = draw(2, 3, 9, 9)
+    assert torch.allclose(explain.resample_strides(model)(x), model(x), atol=1e-6)
+    assert model[0].stride == (2, 2)
+    noisy = bl.attach_bridgeout(model, 0.3, 2.0)
+    with pytest.raises(ValueError, match="detach noise and gates first"):
+        explain.resample_strides(noisy)
+
+
+def test_overlap_and_deletion_do_not_see_the_scale_of_a_map():
+    maps, masks = draw(3, 8, 8).abs(), torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[:, 2:5, 2:5] = True
+    tiny = maps * 2.0**-40
+    assert torch.equal(explain.overlap(maps, masks), explain.overlap(tiny, masks))
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), draw(3, 3, 8, 8)
+    assert explain.deletion(model, x, maps) == explain.deletion(model, x, tiny)
+
+
+def test_few_features_bad_numbers_and_layers_that_do_not_run():
+    model, x = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 36, 2)), draw(4, 3, 8, 8)
+    assert explain.heatmap(model, x, torch.eye(2)).chosen.shape == (4, 2), "at most as many as there are"
+    for keep in (0, 1.5, True, "x"):
+        with pytest.raises(ValueError, match="keep must be a whole number >= 1"):
+            explain.heatmap(model, x, torch.eye(2), keep=keep)
+    for mu in ("x", None, True, float("inf")):
+        with pytest.raises(ValueError, match="mu must be a finite number > 0"):
+            explain.mu_lasso(draw(4, 2), torch.tensor([0, 1, 0, 1]), mu, 2)
+    with pytest.raises(ValueError, match="draws must be a whole number >= 1"):
+        explain.ablation(model, x, torch.tensor([0, 1, 0, 1]), torch.eye(2), [("1", 0), ("1", 1)], draws=0)
+    with pytest.raises(ValueError, match="period must lie between 1 and"):
+        explain.grid_strength(draw(1, 8, 8), 0)
+    model.add_module("idle", nn.Module())
+    model.forward = lambda x: model[3](model[2](model[1](model[0](x))))
+    with pytest.raises(ValueError, match="layer 'idle' puts out no tensor"):
+        explain.channel_features(model, x, ["idle"])
+
+
+def test_a_prediction_that_fails_leaves_the_modes_as_they_were():
+    model = network().train()
+    with pytest.raises(RuntimeError):
+        explain.predict(model, draw(2, 1, 32, 32))
+    assert model.training and all(module.training for module in model.modules())
+
+
+def test_images_of_another_name_are_refused(digits):
+    with pytest.raises(ValueError, match="asks for 'flowers-single-6c' but the images given are 'digits'"):
+        explain.run_explanation(explain.ExplanationExperiment(), digits)

@@ -216,3 +216,23 @@ def test_unlabelled_data_of_another_shape_are_refused(small_pool):
     with pytest.raises(ValueError, match="a row a pair"):
         dataclasses.replace(pairs, valid_y=pairs.valid_y[:3])
     assert isinstance(dataclasses.replace(pairs, more_x=torch.zeros(0, 256)), Pairs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"valid_x": torch.zeros(3, 5)},
+            "have rows of 5 and 2 numbers but those to train on 4 and 2",
+        ),
+        ({"test_y": torch.zeros(3, 3)}, "test_x and test_y have rows of 4 and 3 numbers"),
+        ({"x": torch.zeros(0, 4), "y": torch.zeros(0, 2)}, "x and y are empty: each part needs at least one pair"),
+        ({"valid_x": torch.zeros(0, 4), "valid_y": torch.zeros(0, 2)}, "valid_x and valid_y are empty"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(change, message):
+    parts = {f"{part}{k}": torch.zeros(3, n) for part in ("", "valid_", "test_") for k, n in (("x", 4), ("y", 2))}
+    parts |= {"more_x": torch.zeros(0, 4), "more_y": torch.zeros(0, 2)}
+    landmarks.Pairs("fits", **parts)
+    with pytest.raises(ValueError, match=message):
+        landmarks.Pairs("does not", **(parts | change))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError, structured_output
-from bridgeout_lite.landmarks import Pairs, face, shapes
+from bridgeout_lite.landmarks import Pairs, face, load_pairs, shapes
 from bridgeout_lite.records import Record, fingerprint
 from bridgeout_lite.structured_output import (
     SharedAutoencoders,
@@ -406,3 +406,10 @@ def test_speed_is_counted_to_a_target_of_the_same_labels_and_seed():
     frame = bl.ledger.structured_output.with_speed(structured_output.structured_frame(made_up(-0.02)))
     alone = frame[frame["variant"] == "sup"]
     assert (alone["epochs"] == 3).all() and len(alone) == len(alone.drop_duplicates(["dataset", "labels", "seed"]))
+
+
+def test_a_space_of_shapes_is_asked_for_where_there_is_none():
+    halves = load_pairs("digit-halves", 10)
+    for measure in (structured_output.off_shape, structured_output.off_surface):
+        with pytest.raises(ValueError, match="the answers of 'digit-halves' are no landmarks"):
+            measure(halves.test_y, halves)

@@ -58,8 +58,10 @@ def ablation(
             :func:`mu_lasso`. places: of the m features.
 
     Raises:
-        ValueError: weights and places differ in number; a class without images.
+        ValueError: weights and places differ in number; a class without images; draws < 1.
     """
+    if draws < 1:
+        raise ValueError(f"draws must be a whole number >= 1, got {draws!r}")
     if len(weights) != len(places):
         raise ValueError(f"weights are for {len(weights)} features, but {len(places)} places are given")
     empty = [c for c in range(weights.shape[1]) if not bool((y == c).any())]
@@ -98,11 +100,16 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
     return torch.where(total > 0, inside, masks.float().mean((1, 2)))
 
 
+def _falling(maps: Tensor) -> Tensor:
+    """The pixels of each map from the largest value down, (n, pixels); equal ones in an order drawn once."""
+    shuffled = torch.randperm(maps[0].numel(), generator=torch.Generator().manual_seed(0)).to(maps.device)
+    return shuffled[maps.flatten(1)[:, shuffled].argsort(stable=True, dim=1, descending=True)]
+
+
 def overlap(maps: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union (n,) of the mask and of as many pixels as it has, those of the largest values. No
     threshold needs to be chosen. Ties go by chance, from a fixed seed."""
-    ties = torch.rand(maps[0].shape, generator=torch.Generator().manual_seed(0)) * 1e-6
-    order = (maps + ties).flatten(1).argsort(1, descending=True)
+    order = _falling(maps)
     hits = masks.flatten(1).gather(1, order).float().cumsum(1)
     area = masks.flatten(1).sum(1)
     inside = hits.gather(1, (area - 1).clamp_min(0)[:, None]).squeeze(1) * (area > 0)
@@ -141,8 +148,7 @@ def deletion(model: nn.Module, x: Tensor, maps: Tensor, shares: Sequence[float] 
     mean (zero, in normalised images), share by share. It falls fast if the map shows what the network uses. Ties go by
     chance, from a fixed seed."""
     predicted = predict(model, x)
-    ties = torch.rand(maps[0].shape, generator=torch.Generator().manual_seed(0)) * 1e-6
-    rank = (maps + ties).flatten(1).argsort(1, descending=True).argsort(1).view(maps.shape)
+    rank = _falling(maps).argsort(1).view(maps.shape)
     curve = []
     for share in shares:
         kept = (rank >= round(share * maps[0].numel()))[:, None]

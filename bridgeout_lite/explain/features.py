@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import numbers
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,7 @@ def channel_features(model: nn.Module, x: Tensor, layers: Sequence[str] | None =
         layers: names of modules that put out (n, channels, ...). None is every nonlinearity.
 
     Raises:
-        ValueError: an unknown layer, no layer, or no image.
+        ValueError: an unknown layer, one that does not run, no layer, or no image.
     """
     known = [name for name, module in model.named_modules() if name]
     for name in layers or ():
@@ -52,6 +54,9 @@ def channel_features(model: nn.Module, x: Tensor, layers: Sequence[str] | None =
     for start in range(0, len(x), PART):
         where = None if layers is None else (lambda name, module: name in layers)
         outputs = capture_activations(model, x[start : start + PART], where=where)
+        silent = [name for name in layers or () if name not in outputs]
+        if silent:
+            raise ValueError(f"layer {silent[0]!r} puts out no tensor when the model runs: name layers that do")
         parts.append({name: out.float().reshape(*out.shape[:2], -1).square().sum(2) for name, out in outputs.items()})
     names = list(parts[0]) if layers is None else list(layers)
     powers = [torch.cat([part[name] for part in parts]) for name in names]
@@ -85,8 +90,7 @@ class LassoPath:
 
     def at(self, mu: float) -> Tensor:
         """The solution (m,) under ``||w||_1 <= mu``; least squares where that needs less."""
-        if not mu > 0 or not math.isfinite(mu):
-            raise ValueError(f"mu must be a finite number > 0 (the largest L1 norm of a class), got {mu!r}")
+        mu = _check_mu(mu)
         if mu >= self.norms[-1]:
             return self.weights[:, -1]
         right = int(torch.searchsorted(self.norms, mu, right=True))
@@ -147,11 +151,17 @@ def lasso_paths(features: Tensor, labels: Tensor, classes: int) -> list[LassoPat
     return paths
 
 
+def _check_mu(mu: Any) -> float:
+    number = isinstance(mu, numbers.Real) and not isinstance(mu, bool)
+    if not number or not 0 < mu < math.inf:
+        raise ValueError(f"mu must be a finite number > 0 (the largest L1 norm of a class), got {mu!r}")
+    return float(mu)
+
+
 def mu_lasso(features: Tensor, labels: Tensor, mu: float, classes: int) -> Tensor:
     """The solutions of all classes as columns, (m, classes) in float64. Arguments and errors as in
     :func:`lasso_paths`, and ``mu`` must be finite and above zero."""
-    if not mu > 0 or not math.isfinite(mu):
-        raise ValueError(f"mu must be a finite number > 0 (the largest L1 norm of a class), got {mu!r}")
+    mu = _check_mu(mu)
     return torch.stack([path.at(mu) for path in lasso_paths(features, labels, classes)], 1)
 
 
@@ -174,7 +184,8 @@ def scores(model: nn.Module, x: Tensor) -> Tensor:
     """What the model puts out, in evaluation mode and in parts."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    result = torch.cat([model(x[start : start + PART]) for start in range(0, len(x), PART)])
-    for module, training in modes:
-        module.training = training
-    return result
+    try:
+        return torch.cat([model(x[start : start + PART]) for start in range(0, len(x), PART)])
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..data import Images
+from ..layers import Sparseout
 from ..noise import check_choice
 from ..sparsity import capture_activations
 from .features import PART, Features, Place, channel_features, check_layer, predict
@@ -20,6 +22,9 @@ RULES = ("guided", "deconvnet", "gradient")
 
 # Channels that an explanation is made of.
 KEEP = 3
+
+# Beside the nonlinearities: layers of which each unit sees what one unit of the layer before sees.
+POINTWISE = (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d, nn.Identity, Sparseout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,26 +38,32 @@ class ReceptiveField:
 
 
 def receptive_field(model: nn.Module, layer: str, side: int = 32) -> ReceptiveField:
-    """The receptive field of ``layer`` in a plain chain of layers, by arithmetic; behind a flatten it is the image.
+    """The receptive field of ``layer`` in a plain chain of layers, by arithmetic; behind a flatten or an adaptive pool
+    it is the image.
 
     Raises:
-        ValueError: an unknown layer; a model that is no ``nn.Sequential``, or a kernel that is not square.
+        ValueError: an unknown layer; a model that is no ``nn.Sequential``; a layer before that one whose field is not
+            known here, such as a block, or a kernel that is not square.
     """
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"receptive fields need a chain of layers (nn.Sequential), got a {type(model).__name__}")
     check_layer(layer, [name for name, _ in model.named_children()])
     size, step, corner = 1, 1, 0
     for name, module in model.named_children():
-        if isinstance(module, nn.Flatten):
+        if isinstance(module, nn.Flatten | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             return ReceptiveField(side, side, 0)
         if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
             settings = [getattr(module, k, 1) for k in ("kernel_size", "stride", "padding", "dilation")]
             kernel, stride, padding, dilation = (set(v) if isinstance(v, tuple) else {v} for v in settings)
             if max(map(len, (kernel, stride, padding, dilation))) > 1:
                 raise ValueError(f"{name!r} treats rows and columns differently: no square receptive field")
+            if not all(isinstance(number, int) for number in padding):
+                raise ValueError(f"the padding of {name!r} must be a number, got {module.padding!r}")
             corner -= padding.pop() * step
             size += dilation.pop() * (kernel.pop() - 1) * step
             step *= stride.pop()
+        elif not isinstance(module, POINTWISE) and type(module).__module__ != nn.ReLU.__module__:
+            raise ValueError(f"what a unit of {name!r} sees is not known for a {type(module).__name__}")
         if name == layer:
             break
     return ReceptiveField(size, step, corner)
@@ -210,12 +221,12 @@ def heatmap(
     Args:
         model, x, layers: as for :func:`channel_features`; x must be images (n, channels, h, w).
         weights: from :func:`mu_lasso` on the same layers (m, classes).
-        keep: channels an explanation. rule: see :func:`back_projection`.
+        keep: channels an explanation, at most as many as there are features. rule: see :func:`back_projection`.
 
     Raises:
         ValueError: weights of another number of features; keep < 1; an unknown rule or layer.
     """
-    if keep < 1:
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ValueError(f"keep must be a whole number >= 1, got {keep!r}")
     features = channel_features(model, x, layers)
     if len(weights) != len(features.places):
@@ -225,7 +236,7 @@ def heatmap(
         )
     predicted = predict(model, x)
     strength, odd = intensities(features.values, weights, predicted)
-    top, chosen = strength.topk(keep, dim=1)
+    top, chosen = strength.topk(min(keep, strength.shape[1]), dim=1)
     chosen = chosen.masked_fill(top <= 0, -1)
     return Explanation(combined(model, x, features.places, chosen, rule), predicted, chosen, top.clamp_min(0), odd)
 
@@ -275,8 +286,12 @@ class _Subsample(torch.autograd.Function):
 
 class _ResampledConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        dense = F.conv2d(x, self.weight, self.bias, 1, self.padding, self.dilation, self.groups)
-        out: Tensor = _Subsample.apply(dense, self.stride)  # type: ignore[no-untyped-call]
+        stride, self.stride = self.stride, (1, 1)
+        try:
+            dense = self._conv_forward(x, self.weight, self.bias)  # with whatever padding it has
+        finally:
+            self.stride = stride
+        out: Tensor = _Subsample.apply(dense, stride)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -290,17 +305,28 @@ def resample_strides(model: nn.Module) -> nn.Module:
     mean of the two on either side if they are equally near. So what comes back stays where it was, which a value that
     is merely repeated s times does not: it moves by (s - 1) / 2 pixels. Only the picture changes. (The paper describes
     the idea; this way to do it is our reconstruction.)
+
+    Raises:
+        ValueError: a strided convolution whose weight is parametrized, by noise for example: detach it first.
     """
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.stride) > 1:
+            if is_parametrized(module):
+                raise ValueError("a strided convolution has a parametrized weight: detach noise and gates first")
             module.__class__ = _ResampledConv
     return model
 
 
 def grid_strength(maps: Tensor, period: int) -> float:
     """How much of a grid of this period is in maps (n, h, w): the standard deviation of the mean over each of the
-    period x period places of a pixel in the grid, over the mean of all. 0 is none."""
+    period x period places of a pixel in the grid, over the mean of all. 0 is none.
+
+    Raises:
+        ValueError: a period below 1 or above the maps' size.
+    """
+    if not 1 <= period <= min(maps.shape[1:]):
+        raise ValueError(f"period must lie between 1 and the maps' size, {min(maps.shape[1:])}; got {period!r}")
     n, height, width = maps.shape
     cut = maps[:, : height // period * period, : width // period * period]
     means = cut.reshape(n, height // period, period, -1, period).mean((0, 1, 3))

@@ -113,8 +113,13 @@ def run_explanation(
     Returns:
         A :class:`~bridgeout_lite.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss, test_loss
         (nats), and those of :func:`measure_explanations`.
+
+    Raises:
+        ValueError: the images are not those of the experiment.
     """
     where = pick_device(device)
+    if images.name != experiment.dataset:
+        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
     if experiment.method == "sparseout":
