@@ -197,7 +197,9 @@ def fit(
     scheduler = make_scheduler(optimizer, recipe, steps)
     identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
     if regulariser is not None:
-        identity["regulariser"] = repr(regulariser)
+        picks = getattr(regulariser, "where", None)
+        places = [name for name, module in model.named_modules() if picks and picks(name, module)]
+        identity["regulariser"] = f"{regulariser!r} on {places}"
     learn: Work = partial(_learn, model, recipe, precision, regulariser)
     learn = Replay(learn) if graph else learn
 
