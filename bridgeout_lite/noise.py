@@ -80,6 +80,20 @@ def as_number(value: Any) -> float | None:
         return None
 
 
+def check_positive(value: Any, name: str, *, zero: bool = True) -> float:
+    """Return ``value`` as a float, or raise ValueError unless it is a finite number >= 0 (> 0 without ``zero``)."""
+    number = as_number(value)
+    if number is None or not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{name} must be a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
+    return number
+
+
+def check_whole(value: Any, name: str, least: int = 1) -> None:
+    """ValueError unless ``value`` is a whole number >= ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
 def check_choice(value: Any, allowed: tuple[str, ...], name: str) -> str:
     """Return ``value`` if it is one of ``allowed``, else raise a ValueError that lists them."""
     if value not in allowed:

@@ -1,6 +1,5 @@
 """What every rival is to a training loop, and the checks that they share."""
 
-import math
 import weakref
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from ..layers import Where
-from ..noise import as_number
 
 
 class Regulariser:
@@ -46,14 +44,6 @@ def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
         if hasattr(regulariser, end):
             getattr(regulariser, end)(model)
     return model
-
-
-def check_positive(value: Any, name: str, *, zero: bool = True) -> float:
-    """Return ``value`` as a float, or raise ValueError unless it is a finite number >= 0 (> 0 without ``zero``)."""
-    number = as_number(value)
-    if number is None or not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise ValueError(f"{name} must be a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
-    return number
 
 
 def check_weights(w: Any, dimensions: int = 0) -> None:

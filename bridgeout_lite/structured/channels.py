@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..cost import count
+from ..noise import check_positive
 from ..pruning import ChannelGroup, black_image, channel_groups, plain_copy, remove_channels
-from .base import Regulariser, check_positive, clean_weight
+from .base import Regulariser, clean_weight
 
 _UNPAIRED = "the layers of this model cannot be paired by their channels"
 

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from ..layers import Where, is_activation
 from ..models import ResidualBlock
+from ..noise import check_positive
 from ..sparsity import capture_activations
-from .base import Regulariser, check_positive, modules_where
+from .base import Regulariser, modules_where
 
 
 def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..layers import Where, attach_bridgeout, unparametrize
-from ..noise import as_number, check_choice, check_fraction, check_probability, keep_mask, smallest
-from .base import Regulariser, check_positive, check_weights, clean_weight, is_convolution, pick, zero_like
+from ..noise import as_number, check_choice, check_fraction, check_positive, check_probability, keep_mask, smallest
+from .base import Regulariser, check_weights, clean_weight, is_convolution, pick, zero_like
 
 # Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import Where
-from ..noise import check_choice
-from .base import Regulariser, check_positive, is_convolution, parameters, zero_like
+from ..noise import check_choice, check_positive
+from .base import Regulariser, is_convolution, parameters, zero_like
 from .proximal import PENALTIES, prox, shrink_groups
 
 

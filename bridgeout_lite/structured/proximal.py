@@ -29,8 +29,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..noise import check_choice
-from .base import check_positive, check_weights
+from ..noise import check_choice, check_positive
+from .base import check_weights
 
 PENALTIES = ("l1", "l0", "transformed l1", "l1 - l2", "scad")
 
