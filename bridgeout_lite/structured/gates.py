@@ -194,7 +194,8 @@ class L0Gates(Regulariser):
     @torch.no_grad()
     def after_step(self, model: nn.Module, lr: float | None = None) -> None:
         for gate, _ in _gated(model):  # the released bounds: beyond them the gradient is lost
-            gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
+            if gate.log_alpha.requires_grad:
+                gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
 
 
 def survival(share: Tensor, law: str = "exp") -> Tensor:
