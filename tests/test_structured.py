@@ -149,10 +149,12 @@ def test_a_map_in_single_precision_is_that_in_double(kind):
         assert ((found == 0) | (found.sign() == w.sign())).all() and (found.abs() <= w.abs()).all()
 
 
-def test_transformed_l1_next_to_its_threshold():
-    w = torch.linspace(1.49, 1.52, 20001)
-    found, exact = prox(w, 1.0, "transformed l1"), prox(w.double(), 1.0, "transformed l1")
-    assert (found == 0).any() and (found > 0).any() and (found - exact).abs().max() < 1e-6
+@pytest.mark.parametrize("mu, threshold", [(1e-3, 2e-3), (0.1, 0.2), (0.25, 0.5), (1.0, 1.5)])
+def test_transformed_l1_next_to_its_threshold(mu, threshold):
+    w = threshold * torch.linspace(0.999, 1.01, 20001)
+    found, exact = prox(w, mu, "transformed l1"), prox(w.double(), mu, "transformed l1")
+    assert (found >= 0).all() and (found == 0).any() and (found > 0).any()
+    assert (found - exact).abs().max() < 1e-7 * max(1.0, threshold)
 
 
 @pytest.mark.parametrize("kind", PENALTIES)
