@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from . import structured
 from .cost import count, latencies
-from .data import IMAGE_SETS, Images, kept_images
+from .data import Images, kept_images
 from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
-from .models import MODELS, build_model
-from .noise import check_choice, check_exponent, check_probability
+from .models import build_model
+from .noise import check_choice, check_exponent, check_fraction, check_positive, check_probability
 from .protocol import dropout_places
 from .pruning import recalibrate_batchnorm, remove_filters
 from .records import Record, provenance, rounded
 from .structured import Regulariser, prune_to_budget
-from .training import Recipe, evaluate, fit, pick_device
+from .training import Recipe, check_experiment, check_images, evaluate, fit, pick_device
 
 # Shares of the filters: the operating points.
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)
@@ -107,7 +107,7 @@ class ArenaExperiment:
     """One run of the arena, fully described.
 
     Attributes:
-        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`.
+        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`, but "auto".
         model, width: as for :func:`bridgeout_lite.build_model`; any network with BatchNorm.
         method: one of ``CONTENDERS``, or "scratch": the network as it is with ``cut`` of every layer's filters missing,
             trained for as many epochs as the others are in training and fine-tuning.
@@ -134,19 +134,16 @@ class ArenaExperiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice(self.dataset, IMAGE_SETS, "dataset")
-        check_choice(self.model, tuple(MODELS), "model")
+        check_experiment(self, needs=nn.BatchNorm2d)
         check_choice(self.method, (*CONTENDERS, "scratch"), "method")
         object.__setattr__(self, "p", check_probability(self.p))
         object.__setattr__(self, "q", check_exponent(self.q))
         for name in ("strength", "cut"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, check_positive(getattr(self, name), name))
+        if self.method == "targeted":
+            check_fraction(self.strength, "strength")
         if (self.cut > 0) != (self.method == "scratch") or self.cut >= 1:
             raise ValueError(f"cut goes with method='scratch', 0 < cut < 1; got {self.method!r}, cut={self.cut:g}")
-        object.__setattr__(self, "width", float(self.width))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -200,7 +197,7 @@ def run_arena(
     """Train one contender and measure it. The test split is read once, after training and after every choice.
 
     Args:
-        experiment: what to run. images: its data.
+        experiment: what to run. images: its data, which must have the name that it asks for.
         device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
 
     Returns:
@@ -211,6 +208,7 @@ def run_arena(
         batch of 128 at each amount of the preferred ranking.
     """
     where = pick_device(device)
+    check_images(experiment, images)
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     example = images.normalize(images.train.x[:1])
@@ -260,6 +258,10 @@ def smaller(model: nn.Module, amount: float, example_input: Tensor, ranking: str
         ranking: "layer" (L2 norm) or "l1", the smallest filters of each layer; "random" ones; "network", the channels
             of the lowest group energy anywhere (:func:`bridgeout_lite.structured.prune_to_budget`).
         seed: of the random pick.
+
+    Raises:
+        ValueError: another ranking; otherwise as :func:`bridgeout_lite.pruning.remove_filters` and
+            :func:`bridgeout_lite.structured.prune_to_budget`.
     """
     check_choice(ranking, (*RANKINGS, *CONTROLS), "ranking")
     if not amount:
@@ -415,9 +417,10 @@ def choose_strengths(frame: pd.DataFrame, network: str) -> dict[str, str]:
     Raises:
         ValueError: the frame has no such network.
     """
+    known = [] if frame.empty else sorted(frame["network"].unique())
+    if network not in known:
+        raise ValueError(f"no run of the arena on {network!r}; there are {known}")
     rows = frame[frame["network"] == network]
-    if rows.empty:
-        raise ValueError(f"no run of the arena on {network!r}; there are {sorted(frame['network'].unique())}")
     rows = rows[(rows["split"] == "valid") & (rows["amount"] > 0) & (rows["seed"] == 0) & (rows["method"] != "scratch")]
     table = rows.groupby(["method", "setting"], sort=False)["accuracy"].mean().reset_index()
     best = table.sort_values("accuracy", kind="stable").groupby("method").last()
@@ -425,10 +428,14 @@ def choose_strengths(frame: pd.DataFrame, network: str) -> dict[str, str]:
 
 
 def final(frame: pd.DataFrame, network: str) -> pd.DataFrame:
-    """The test rows of one network: each contender at its chosen strength, and the controls."""
+    """The test rows of one network: each contender at its chosen strength, and the controls.
+
+    Raises:
+        ValueError: as :func:`choose_strengths`.
+    """
     best = choose_strengths(frame, network)
     rows = frame[(frame["network"] == network) & (frame["split"] == "test")]
-    return rows[[m == "scratch" or best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+    return rows.loc[[m == "scratch" or best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
 
 
 def complete(frame: pd.DataFrame, network: str, seeds: int = 3) -> bool:

@@ -21,7 +21,7 @@ from .protocol import dropout_places, measure_latency, measure_pruning
 from .pruning import remove_filters
 from .records import Record, provenance, rounded
 from .sparsity import capture_activations, record_activations
-from .training import Recipe, evaluate, fit, pick_device
+from .training import Recipe, check_images, evaluate, fit, pick_device
 
 METHODS = ("none", "sparseout", "bridgeout", "dropout")
 MEASURES = ("activations", "pruning")
@@ -155,8 +155,7 @@ def run(
         images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
     if experiment.dataset == "auto":  # a record names its data
         experiment = dataclasses.replace(experiment, dataset=images.name)
-    if images.name != experiment.dataset:
-        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
+    check_images(experiment, images)
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)

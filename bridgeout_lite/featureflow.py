@@ -18,14 +18,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .data import IMAGE_SETS, Images, kept_images
-from .models import MODELS, ResidualBlock, build_model
-from .noise import check_choice
+from .data import Images, kept_images
+from .models import ResidualBlock, build_model
 from .pruning import prune, recalibrate_batchnorm, remove_filters
 from .records import Record, provenance, rounded, summarise
 from .sparsity import filter_norms, hoyer
 from .structured import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
-from .training import Recipe, evaluate, fit, pick_device
+from .training import Recipe, check_experiment, check_images, evaluate, fit, pick_device
 
 # Validation images whose paths are measured, and training batches of 128 for BatchNorm's statistics.
 MEASURED_IMAGES = 300
@@ -48,6 +47,9 @@ class FlowExperiment:
         length, curvature, norm: as for :class:`bridgeout_lite.structured.FeatureFlow` on the network's own steps; both
             strengths 0 is plain training.
         recipe: of the training. seed: of the initial weights and the order of the images.
+
+    Raises:
+        ValueError: a name or a number outside of what it may be; a model without a :class:`ResidualBlock`.
     """
 
     dataset: str = "cifar10"
@@ -63,12 +65,10 @@ class FlowExperiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice(self.dataset, IMAGE_SETS[1:], "dataset")  # not "auto": a spec names its data
-        check_choice(self.model, tuple(MODELS), "model")
+        check_experiment(self, needs=ResidualBlock)
         flow = self.regulariser  # it checks its strengths
         for name in ("length", "curvature", "norm"):  # 2 and 2.0 are one experiment and must have one fingerprint
             object.__setattr__(self, name, float(getattr(flow, name)))
-        object.__setattr__(self, "width", float(self.width))
 
     @property
     def regulariser(self) -> FeatureFlow:
@@ -113,8 +113,7 @@ def run_flow(
         removal (see :func:`measure_removal`).
     """
     where = pick_device(device)
-    if images.name != experiment.dataset:
-        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
+    check_images(experiment, images)
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
@@ -178,11 +177,18 @@ def measure_layers(model: nn.Module) -> dict[str, dict[str, float]]:
     r"""For each convolution and the BatchNorm behind it (of its name with "norm" for "conv"): norm, the mean L2 norm of
     its filters; hoyer of all its weights and filter_hoyer of the filters' norms; gamma, the mean
     :math:`\lvert\gamma\rvert`, gamma_hoyer, and beta, the mean :math:`\lvert\beta\rvert`; folded_hoyer of the products
-    :math:`\lVert w_o\rVert\,\lvert\gamma_o\rvert/\sigma_o`."""
+    :math:`\lVert w_o\rVert\,\lvert\gamma_o\rvert/\sigma_o`.
+
+    Raises:
+        ValueError: a convolution without such a BatchNorm.
+    """
     layers = {}
+    batchnorms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for name, conv in model.named_modules():
         if isinstance(conv, nn.Conv2d):
-            norm: Any = model.get_submodule(name.replace("conv", "norm"))
+            norm: Any = batchnorms.get(name.replace("conv", "norm"))
+            if norm is None or norm.num_features != conv.out_channels:
+                raise ValueError(f"{name!r} has no BatchNorm of its size under its name with 'norm' for 'conv'")
             norms, gamma = filter_norms(conv.weight), norm.weight.detach().abs()
             layers[name] = {
                 "norm": norms.mean().item(),

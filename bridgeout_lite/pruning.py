@@ -474,10 +474,10 @@ def check_model(model: nn.Module) -> None:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
         raise ValueError(f"this model has no nn.Conv2d, so no filters to prune: it is made of {kinds}")
     for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
+        if parametrize.is_parametrized(module) or "weight_g" in module._parameters:
             raise ValueError(
-                f"{name!r} is parametrized (Bridgeout, perhaps), so its weights are not fixed numbers: "
-                "call detach_bridgeout(model), or torch's remove_parametrizations, first"
+                f"{name!r} is parametrized (Bridgeout or weight_norm, perhaps), so its weights are not fixed numbers: "
+                "call detach_bridgeout(model), or torch's remove_parametrizations or remove_weight_norm, first"
             )
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():

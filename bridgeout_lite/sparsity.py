@@ -86,6 +86,9 @@ def record_activations(
         ``{layer name: {"hoyer", "gini", "zero_fraction", "rms"}}`` in the order of execution; rms is the root mean
         square of the outputs, to be read beside any sparsity figure because noise with q < 2 rewards large
         activations.
+
+    Raises:
+        ValueError: nothing picked; a module that runs twice in the forward pass, and so has no single output.
     """
     outputs = capture_activations(model, inputs, where=where)
     result = {}
@@ -105,7 +108,7 @@ def record_activations(
 def capture_activations(
     model: nn.Module, inputs: Tensor, *, where: Callable[[str, nn.Module], bool] | None = None
 ) -> dict[str, Tensor]:
-    """The outputs themselves, ``{layer name: tensor}``; arguments as in :func:`record_activations`."""
+    """The outputs themselves, ``{layer name: tensor}``; arguments and errors as in :func:`record_activations`."""
     leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
     if where is None:
         chosen = [(n, m) for n, m in model.named_modules() if type(m).__module__ == "torch.nn.modules.activation"]
@@ -118,6 +121,11 @@ def capture_activations(
 
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, args: object, out: object) -> None:
+            if name in outputs:
+                raise ValueError(
+                    f"{name!r} runs twice in one forward pass: give each use a module of its own, or leave it out with "
+                    "where"
+                )
             if isinstance(out, Tensor):
                 outputs[name] = out.detach().clone()  # an in-place nonlinearity behind it would overwrite it
 

@@ -8,6 +8,7 @@ on the same machine and device.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -15,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .cudagraph import Replay, Work
-from .data import Images, Split
-from .noise import check_choice
+from .data import IMAGE_SETS, Images, Split
+from .models import MODELS, build_model
+from .noise import as_number, check_choice, check_whole
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -69,9 +70,7 @@ class Recipe:
         check_choice(self.schedule, SCHEDULES, "schedule")
         check_choice(self.precision, PRECISIONS, "precision")
         for name, low in (("epochs", 1), ("batch_size", 1), ("crop", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
+            check_whole(getattr(self, name), name, low)
         if not 0 < self.lr < float("inf") or not self.weight_decay >= 0 or not 0 <= self.momentum < 1:
             raise ValueError(
                 "lr must be > 0, weight_decay >= 0 and 0 <= momentum < 1; "
@@ -100,6 +99,38 @@ class History:
     def last_row(self) -> dict[str, float]:
         """The row of the last epoch, by column name."""
         return {str(k): float(v) for k, v in self.frame.iloc[-1].items()}
+
+
+def check_experiment(experiment: Any, needs: type[nn.Module] = nn.Module) -> None:
+    """What recorded experiments on images share: ValueError unless their dataset, model, width, train, valid, test,
+    recipe and seed can be run, with a model that has a module of the kind ``needs``. The width becomes a float."""
+    check_choice(experiment.dataset, IMAGE_SETS[1:], "dataset")  # not "auto": a spec names its data
+    check_choice(experiment.model, tuple(MODELS), "model")
+    if not isinstance(experiment.recipe, Recipe):
+        raise ValueError(f"recipe must be a Recipe, got {experiment.recipe!r}")
+    for name, least in (("train", experiment.recipe.batch_size), ("valid", 1), ("test", 1), ("seed", 0)):
+        value = getattr(experiment, name)
+        if value is not None or name in ("valid", "seed"):
+            check_whole(value, name, least)
+    width = as_number(experiment.width)
+    if width is None:
+        raise ValueError(f"width must be a number > 0, got {experiment.width!r}")
+    object.__setattr__(experiment, "width", width)
+    if needs not in _kinds(experiment.model, width):
+        raise ValueError(f"model {experiment.model!r} has no {needs.__name__}, which this experiment needs")
+
+
+@functools.cache
+def _kinds(model: str, width: float) -> set[type]:
+    """The types of a network's modules."""
+    with torch.device("meta"):  # its shape without its numbers
+        return {kind for module in build_model(model, width=width).modules() for kind in type(module).__mro__}
+
+
+def check_images(experiment: Any, images: Images) -> None:
+    """ValueError unless the images are those that the experiment names."""
+    if images.name != experiment.dataset:
+        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -197,8 +228,10 @@ def fit(
     scheduler = make_scheduler(optimizer, recipe, steps)
     identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
     if regulariser is not None:
-        identity["regulariser"] = repr(regulariser)
-    learn: Work = partial(_learn, model, recipe, precision, regulariser)
+        picks = getattr(regulariser, "where", None)
+        places = [name for name, module in model.named_modules() if picks and picks(name, module)]
+        identity["regulariser"] = f"{regulariser!r} on {places}"
+    learn: Work = functools.partial(_learn, model, recipe, precision, regulariser)
     learn = Replay(learn) if graph else learn
 
     def one_epoch(epoch: int, bar: Any) -> dict[str, float]:

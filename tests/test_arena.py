@@ -94,6 +94,20 @@ def test_the_choice_is_by_validation_and_the_search_alone(records):
     assert set(arena.final(frame, "vgg11")["setting"]) == {"p=0.2"}
     with pytest.raises(ValueError, match="no run of the arena on 'resnet14'; there are \\['vgg11'\\]"):
         arena.choose_strengths(frame, "resnet14")
+    assert arena.final(frame[frame["split"] == "valid"], "vgg11").columns.equals(frame.columns)
+
+
+@pytest.mark.parametrize("function", [arena.choose_strengths, arena.final])
+@pytest.mark.parametrize("frame", [pd.DataFrame(), arena.arena_frame([])])
+def test_no_runs_are_said_to_be_none(function, frame):
+    with pytest.raises(ValueError, match=r"no run of the arena on 'vgg11'; there are \[\]"):
+        function(frame, "vgg11")
+
+
+def test_a_record_names_the_data_it_was_made_of():
+    images = bl.load_images("digits", train=256, valid=100, test=100)
+    with pytest.raises(ValueError, match="asks for 'cifar10' but the images given are 'digits'"):
+        arena.run_arena(ArenaExperiment(**TINY | {"dataset": "cifar10"}), images, progress=False)
 
 
 def test_a_run_repeats_to_the_bit(records):
@@ -148,7 +162,10 @@ def test_exact_zeros_counts_weights_and_filters():
         ({"method": "scratch"}, "cut goes with method='scratch', 0 < cut < 1; got 'scratch', cut=0"),
         ({"method": "scratch", "cut": 1.0}, "cut goes with method='scratch'"),
         ({"dataset": "imagenet"}, "dataset must be one of"),
+        ({"dataset": "auto"}, "dataset must be one of 'cifar10'"),
         ({"p": 1.0}, "p must be"),
+        ({"method": "targeted", "p": 0.5, "strength": 1.5}, "0 <= strength <= 1, got 1.5"),
+        ({"model": "smallcnn-plain"}, "model 'smallcnn-plain' has no BatchNorm2d, which this experiment needs"),
     ],
 )
 def test_bad_input_gets_one_clear_line(fields, message):

@@ -122,6 +122,11 @@ def test_probabilities_have_no_gradient():
         (lambda: cluster_probability(torch.tensor([[1.0, float("inf")]])), "NaN or infinity"),
         (lambda: synapse_probability(torch.ones(2), "log"), "law must be one of 'exp', 'rescaled', got 'log'"),
         (lambda: survival(torch.ones(2), None), "law must be one of"),
+        (lambda: survival(torch.tensor([0.5, 1.01])), "share must lie between 0 and 1"),
+        (lambda: survival(torch.tensor([-0.01])), "share must lie between 0 and 1"),
+        (lambda: survival(torch.tensor([float("nan")])), "share must lie between 0 and 1"),
+        (lambda: cluster_probability(torch.ones(4)), r"weights of filters are needed, .*, got shape \(4,\)"),
+        (lambda: cluster_probability(torch.ones(0, 4)), r"weights of filters are needed, .*, got shape \(0, 4\)"),
         (lambda: cluster_probability(torch.ones(2, 2), truncation=1.5), "truncation must be .* got 1.5"),
         (lambda: stressed(torch.ones(2), -0.1), r"strength must be .* 0 <= strength <= 1, got -0.1"),
         (lambda: stressed(torch.ones(2), 2), r"strength must be .* got 2"),
@@ -332,6 +337,10 @@ def test_cutting_keeps_the_largest_filters():
     [
         ({"conv1": 0}, "magnitude", "'conv1' has 8 channels, of which 1 to 8 can stay; got 0"),
         ({"conv1": 9}, "random", "'conv1' has 8 channels, of which 1 to 8 can stay; got 9"),
+        ({"conv1": 2.0}, "random", "1 to 8 can stay; got 2.0"),
+        ({"conv1": "2"}, "random", "1 to 8 can stay; got '2'"),
+        ({"conv1": True}, "random", "1 to 8 can stay; got True"),
+        ({"conv99": 3}, "magnitude", "the root of sizes must be one of 'conv1', .*, got 'conv99'"),
         ({"conv1": 3}, "age", "by must be one of 'magnitude', 'random', got 'age'"),
     ],
 )
@@ -450,6 +459,8 @@ def test_data_of_another_name(digits):
         (EvolutionExperiment, {"controls": ("lottery",)}, "controls must be one of"),
         (TeacherExperiment, {"teacher": 20}, "at most inputs=16, as its units are orthogonal; got 20"),
         (TeacherExperiment, {"students": 0}, "students must be a whole number >= 1, got 0"),
+        (TeacherExperiment, {"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        (TeacherExperiment, {"decay": "some"}, "decay must be a finite number >= 0, got 'some'"),
         (TeacherExperiment, {"factor": 2}, "0 < factor <= 1"),
         (TeacherExperiment, {"stress": 3}, "0 <= stress <= 1"),
     ],
@@ -514,7 +525,7 @@ def test_accuracy_at_a_size():
     assert at_size(rows, 0.5)["test_accuracy"].tolist() == pytest.approx([85.0])  # half way in the logarithm
     assert at_size(rows, 0.25, size="parameters")["test_accuracy"].tolist() == pytest.approx([80.0])
     assert math.isnan(at_size(rows, 0.01)["test_accuracy"][0])
-    assert not len(lineages_frame([]))
+    assert not len(lineages_frame([])) and list(at_size(lineages_frame([]), 0.5)) == list(at_size(rows, 0.5))
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------

@@ -115,6 +115,12 @@ def test_measures_of_a_network_by_hand():
     assert layers["stage3.1.conv2"]["beta"] == pytest.approx(norm.bias.abs().mean().item())
 
 
+def test_layers_without_their_batchnorm_are_refused():
+    for model in (bl.build_model("smallcnn-plain", width=0.25), bl.build_model("wrn-10-2", width=0.25)):
+        with pytest.raises(ValueError, match="has no BatchNorm of its size under its name"):
+            measure_layers(model)
+
+
 def test_a_block_that_says_nothing_can_be_cut_out():
     model, x = resnet(), torch.randn(4, 3, 32, 32)
     assert list(removable_blocks(model)) == [
@@ -138,6 +144,7 @@ def test_an_experiment_says_what_is_wrong():
     for bad, message in (
         ({"dataset": "auto"}, "dataset"),
         ({"model": "resnet"}, "model"),
+        ({"model": "vgg11"}, "model 'vgg11' has no ResidualBlock, which this experiment needs"),
         ({"length": -1.0}, "length"),
         ({"curvature": math.nan}, "curvature"),
         ({"norm": 3}, "norm"),

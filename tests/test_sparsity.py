@@ -324,3 +324,38 @@ def test_half_precision_activations():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).to(torch.bfloat16)
     record = sparsity.record_activations(model, torch.randn(5, 3).to(torch.bfloat16))
     assert all(math.isfinite(v) for v in record["1"].values())
+
+
+class Again(nn.Module):
+    """One nonlinearity, used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.relu = nn.Linear(3, 3), nn.Linear(3, 3), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.second(self.relu(self.first(x))))
+
+
+def test_a_layer_that_runs_twice_has_no_single_output():
+    model = Again()
+    with pytest.raises(ValueError, match="'relu' runs twice in one forward pass: give each use a module of its own"):
+        sparsity.capture_activations(model, torch.randn(2, 3))
+    assert model.training and not any(m._forward_hooks for m in model.modules())
+    found = sparsity.capture_activations(
+        model, torch.randn(2, 3), where=lambda name, module: name in ("first", "second")
+    )
+    assert list(found) == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", bl.models.MODELS)
+def test_no_network_of_ours_runs_a_layer_twice(name):
+    model = bl.build_model(name, width=0.05)
+    assert sparsity.capture_activations(model, torch.randn(2, 3, 32, 32), where=lambda name, module: bool(name))
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_no_language_model_of_ours_does_either(name):
+    model = bl.language.build_language_model(name, 20, width=8)
+    tokens = torch.randint(20, (6, 2), generator=torch.Generator().manual_seed(0))
+    assert sparsity.capture_activations(model, tokens, where=bl.language.is_noise_place)

@@ -22,8 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError, Recipe, training
+from bridgeout_lite.arena import ArenaExperiment
 from bridgeout_lite.cudagraph import Replay
 from bridgeout_lite.data import Images, Split
+from bridgeout_lite.evolution import EvolutionExperiment
+from bridgeout_lite.featureflow import FlowExperiment
 from bridgeout_lite.training import augment, evaluate, fit, pick_device, pick_precision
 
 QUICK = Recipe(epochs=3, batch_size=64, lr=0.05, precision="float32")
@@ -960,3 +963,38 @@ def test_unknown_model():
     with pytest.raises(ValueError) as error:
         bl.build_model("smalcnn")
     assert re.search(r"unknown model 'smalcnn'; known: .*smallcnn.*did you mean 'smallcnn'", one_line(error))
+
+
+# --- experiments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [ArenaExperiment, FlowExperiment, EvolutionExperiment])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"width": 0}, "width must be finite and > 0"),
+        ({"width": "wide"}, "width must be a number > 0, got 'wide'"),
+        ({"width": math.nan}, "width must be finite and > 0"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ({"seed": 0.5}, "seed must be a whole number >= 0, got 0.5"),
+        ({"seed": None}, "seed must be a whole number >= 0, got None"),
+        ({"train": 20}, r"train must be a whole number >= \d+, got 20"),
+        ({"train": 1e4}, r"train must be a whole number >= \d+, got 10000.0"),
+        ({"valid": 0}, "valid must be a whole number >= 1, got 0"),
+        ({"valid": None}, "valid must be a whole number >= 1, got None"),
+        ({"test": 0}, "test must be a whole number >= 1, got 0"),
+        ({"recipe": None}, "recipe must be a Recipe, got None"),
+        ({"model": "vgg12"}, "model must be one of"),
+        ({"dataset": "auto"}, "dataset must be one of"),
+    ],
+)
+def test_experiments_that_cannot_run_are_refused(make, bad, says):
+    with pytest.raises(ValueError, match=says) as error:
+        make(**bad)
+    assert "\n" not in str(error.value)
+
+
+def test_looking_at_an_experiment_draws_nothing():
+    before = torch.random.get_rng_state()
+    assert ArenaExperiment(width=0.3125, train=None, test=None).width == 0.3125
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from ..cost import count
-from ..data import IMAGE_SETS, Images, kept_images, load_images
-from ..models import MODELS, build_model
-from ..noise import check_choice, check_fraction
+from ..data import Images, kept_images, load_images
+from ..models import build_model
+from ..noise import check_choice, check_fraction, check_whole
 from ..pruning import (
     channel_groups,
     plain_copy,
@@ -22,7 +22,7 @@ from ..pruning import (
 )
 from ..records import Record, provenance, rounded
 from ..structured import LAWS, Stress
-from ..training import Recipe, evaluate, fit, pick_device
+from ..training import Recipe, check_experiment, check_images, evaluate, fit, pick_device
 from .synthesis import check_factor, cut, derived_seed, synthesize
 from .teacher import TeacherExperiment
 
@@ -83,16 +83,13 @@ class EvolutionExperiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice(self.dataset, IMAGE_SETS[1:], "dataset")  # not "auto": a spec names its data
-        check_choice(self.model, tuple(MODELS), "model")
+        check_experiment(self)
         check_choice(self.law, LAWS, "law")
         for control in self.controls:
             check_choice(control, CONTROLS, "controls")
-        if isinstance(self.generations, bool) or not isinstance(self.generations, int) or self.generations < 1:
-            raise ValueError(f"generations must be a whole number >= 1, got {self.generations!r}")
+        check_whole(self.generations, "generations")
         object.__setattr__(self, "factor", check_factor(self.factor))
         object.__setattr__(self, "stress", check_fraction(self.stress, "stress"))
-        object.__setattr__(self, "width", float(self.width))
         object.__setattr__(self, "controls", tuple(self.controls))
 
     @property
@@ -131,8 +128,7 @@ def run_evolution(
     where = pick_device(device)
     if images is None:
         images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid, test=experiment.test)
-    if images.name != experiment.dataset:
-        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
+    check_images(experiment, images)
     images = images.to(where)
     started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
     example = images.normalize(images.train.x[:1])
@@ -259,8 +255,9 @@ def at_size(rows: pd.DataFrame, share: float, value: str = "test_accuracy", size
     "parameters": linear between generations over the logarithm of the size. One row a run: dataset, factor, stress,
     inherit, seed and ``value``, which is nan where no generation is so small."""
     run = ["dataset", "factor", "stress", "inherit", "seed"]
-    found = []
-    for key, part in rows[rows["arm"] == "lineage"].groupby(run):
+    found: list[dict[str, Any]] = []
+    lineage = rows[rows["arm"] == "lineage"].groupby(run) if len(rows) else ()
+    for key, part in lineage:
         part = part.sort_values(f"{size}_share")
         at = np.interp(np.log(share), np.log(part[f"{size}_share"]), part[value], left=np.nan)
         found.append(dict(zip(run, key, strict=True)) | {value: float(at)})

@@ -39,7 +39,8 @@ def cluster_probability(w: Tensor, *, truncation: float = TRUNCATION, law: str =
         (filters,), float64. The strongest filter has probability 1.
 
     Raises:
-        ValueError: truncation outside [0, 1]; otherwise as :func:`bridgeout_lite.structured.synapse_probability`.
+        ValueError: no weights, or no filters of them; truncation outside [0, 1]; otherwise as
+            :func:`bridgeout_lite.structured.synapse_probability`.
     """
     return survival(_strength(w, check_fraction(truncation, "truncation")), law)
 
@@ -47,6 +48,8 @@ def cluster_probability(w: Tensor, *, truncation: float = TRUNCATION, law: str =
 def _strength(w: Tensor, truncation: float) -> Tensor:
     """s_c over its largest value, (filters,); zeros if all weights are."""
     synapse_probability(w)  # checks the weights
+    if w.dim() < 2 or not w.numel():
+        raise ValueError(f"weights of filters are needed, (filters, ...), got shape {tuple(w.shape)}")
     size = w.detach().cpu().double().abs().flatten(1)
     mean = (size * (size >= truncation * size.amax())).mean(1)
     return mean / mean.amax().clamp_min(torch.finfo(mean.dtype).tiny)
@@ -150,17 +153,20 @@ def cut(
         example_input, generator: as for :func:`synthesize`.
 
     Raises:
-        ValueError: another ``by``; sizes below 1 or above what there is; otherwise as
+        ValueError: another ``by``; sizes of no group, below 1 or above what there is, or no whole numbers; otherwise as
             :func:`bridgeout_lite.pruning.remove_channels`.
     """
     check_choice(by, ("magnitude", "random"), "by")
     check_model(model)
     plain, picks = plain_copy(model), {}
-    for group in channel_groups(plain, example_input):
+    groups = channel_groups(plain, example_input)
+    for root in sizes:
+        check_choice(root, tuple(group.root for group in groups), "the root of sizes")
+    for group in groups:
         keep = sizes.get(group.root, group.size)
-        if not 1 <= keep <= group.size:
+        if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= group.size:
             raise ValueError(
-                f"{group.root!r} has {group.size} channels, of which 1 to {group.size} can stay; got {keep}"
+                f"{group.root!r} has {group.size} channels, of which 1 to {group.size} can stay; got {keep!r}"
             )
         if by == "random":
             score = torch.rand(group.size, generator=generator)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cost import count
-from ..noise import check_fraction
+from ..noise import check_fraction, check_positive, check_whole
 from ..records import Record, provenance, rounded
 from ..sparsity import filter_norms
 from ..structured import LAWS, Stress
@@ -50,17 +50,15 @@ class TeacherExperiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "teacher", "students", "generations", "samples", "steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        for name in ("inputs", "teacher", "students", "generations", "samples", "steps", "seed"):
+            check_whole(getattr(self, name), name, 0 if name == "seed" else 1)
         if self.teacher > self.inputs:
             raise ValueError(
                 f"teacher must be at most inputs={self.inputs}, as its units are orthogonal; got {self.teacher}"
             )
         object.__setattr__(self, "factor", check_factor(self.factor))
         object.__setattr__(self, "stress", check_fraction(self.stress, "stress"))
-        object.__setattr__(self, "decay", float(self.decay))
+        object.__setattr__(self, "decay", check_positive(self.decay, "decay"))
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """What every rival is to a training loop, and the checks that they share."""
 
-import math
-import numbers
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from ..layers import Where
@@ -13,6 +13,17 @@ from ..layers import Where
 
 class Regulariser:
     """What a training loop needs to know of a method: a term of the loss, and what follows a step."""
+
+    _model: weakref.ref[nn.Module] | None = None  # that it has met, where what it keeps is of one model
+
+    def _keep_to(self, model: nn.Module) -> None:
+        if self._model is None:
+            self._model = weakref.ref(model)
+        elif self._model() is not model:
+            raise ValueError(f"this {type(self).__name__} has met another model: make one for each")
+
+    def __getstate__(self) -> dict[str, Any]:  # of a copy, which may go with a copy of the model
+        return {k: v for k, v in self.__dict__.items() if k != "_model"}
 
     def penalty(self, model: nn.Module) -> Tensor:
         """A scalar to add to the mean loss of the mini-batch that the model has just seen."""
@@ -35,12 +46,12 @@ def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
     return model
 
 
-def check_positive(value: Any, name: str, *, zero: bool = True) -> float:
-    """Return ``value`` as a float, or raise ValueError unless it is a finite number >= 0 (> 0 without ``zero``)."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
-    return float(value)
+def check_weights(w: Any, dimensions: int = 0) -> None:
+    """ValueError unless ``w`` is a floating-point tensor of so many dimensions at least."""
+    if not isinstance(w, Tensor) or not w.is_floating_point():
+        raise ValueError(f"weights must be a floating-point tensor, got {getattr(w, 'dtype', type(w).__name__)}")
+    if w.dim() < dimensions:
+        raise ValueError(f"filters or rows need weights of {dimensions} dimensions or more, got shape {tuple(w.shape)}")
 
 
 def is_convolution(name: str, module: nn.Module) -> bool:
@@ -48,35 +59,54 @@ def is_convolution(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d)
 
 
-def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    """The modules that ``where(name, module)`` picks; ValueError if there are none or one has no matrix of weights."""
+def modules_where(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
+    """The modules that ``where(name, module)`` picks; ValueError if there are none, or it is no function."""
+    if not callable(where):
+        raise ValueError(f"where must be a function of a module's name and the module, got {where!r}")
     picked = [(name, module) for name, module in model.named_modules() if where(name, module)]
     if not picked:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
         raise ValueError(f"where() picked no module of this model, so there is nothing to act on; it has {kinds}")
+    return picked
+
+
+def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
+    """:func:`modules_where`; ValueError too if one has no matrix of weights whose rows are what it puts out."""
+    picked = modules_where(model, where)
     for name, module in picked:
         weight = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor) or weight.dim() < 2:
+        if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, _ConvTransposeNd):
             raise ValueError(
-                f"where() picked {name!r}, a {type(module).__name__}, which has no filters or rows of weights: pick "
-                "convolutions and linear layers only"
+                f"where() picked {name!r}, a {type(module).__name__}, which has no filters or rows of weights, one for "
+                "each of its outputs: pick convolutions and linear layers only"
             )
     return picked
 
 
-def parameters(model: nn.Module, where: Where) -> dict[nn.Module, nn.Parameter]:
-    """The weight that the optimizer moves, by module: under a parametrization such as Bridgeout the clean one."""
-    result = {}
-    for name, module in pick(model, where):
-        if hasattr(module, "weight_mask"):
-            raise ValueError(f"{name!r} carries a pruning mask: call bl.pruning.apply_masks(model) first")
-        if parametrize.is_parametrized(module, "weight"):
-            result[module] = module.parametrizations["weight"].original  # type: ignore[index, union-attr]
-        else:
-            result[module] = module.weight
-    return result  # type: ignore[return-value]
+def clean_weight(name: str, module: nn.Module) -> nn.Parameter:
+    """The weight that the optimizer moves: under a parametrization such as Bridgeout the clean one. ValueError if it is
+    made of other parameters."""
+    if parametrize.is_parametrized(module, "weight"):
+        weight = getattr(module.parametrizations["weight"], "original", None)  # type: ignore[index, union-attr]
+    else:
+        weight = module._parameters.get("weight")
+    if isinstance(weight, nn.Parameter):
+        return weight
+    raise ValueError(
+        f"{name!r} carries a pruning mask: call bl.pruning.apply_masks(model) first"
+        if hasattr(module, "weight_mask")
+        else f"the weight of {name!r} is made of other parameters (weight_norm, perhaps): take that off first"
+    )
+
+
+def parameters(model: nn.Module, where: Where) -> list[nn.Parameter]:
+    """The clean weights of the modules picked; one that several share is there once."""
+    return list(dict.fromkeys(clean_weight(name, module) for name, module in pick(model, where)))
 
 
 def zero_like(model: nn.Module) -> Tensor:
     """A scalar 0 where the model is."""
-    return torch.zeros((), device=next(model.parameters()).device)
+    first = next(model.parameters(), None)
+    if first is None:
+        raise ValueError("this model has no parameters: there is nothing to train or to penalise")
+    return torch.zeros((), device=first.device)

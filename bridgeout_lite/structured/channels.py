@@ -21,18 +21,27 @@ Source: Li et al. 2019, arXiv:1905.11664.
 import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..cost import count
-from ..pruning import ChannelGroup, channel_groups, remove_channels
-from .base import Regulariser, check_positive
+from ..noise import check_positive
+from ..pruning import ChannelGroup, black_image, channel_groups, plain_copy, remove_channels
+from .base import Regulariser, clean_weight
+
+_UNPAIRED = "the layers of this model cannot be paired by their channels"
 
 
 def group_energy(model: nn.Module, group: ChannelGroup) -> Tensor:
     """Sum of squares of each channel's group, shape (size,), differentiable. A weight that both makes one channel of a
-    group and reads another counts for both."""
+    group and reads another counts for both.
+
+    Raises:
+        ValueError: a group that does not fit the model; weights under a mask, noise or gates.
+    """
     return _per_channel(model, group, torch.square)
 
 
@@ -40,8 +49,14 @@ def _per_channel(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], T
     """Sum of ``of(weight)`` over the weights of each channel's group."""
     parts = []
     for member in group.members:
-        values = of(model.get_parameter(f"{member.layer}.weight"))
+        module = model.get_submodule(member.layer)
+        if parametrize.is_parametrized(module, "weight"):
+            raise ValueError(f"the weight of {member.layer!r} carries noise or gates: take them off first")
+        w = clean_weight(member.layer, module)
+        values = of(w.to(torch.promote_types(w.dtype, torch.float32)))  # squares of halves would vanish
         side = 0 if member.writes else 1
+        if member.places.max() >= w.shape[side]:
+            raise ValueError(f"{_UNPAIRED}: {member.layer!r} has no channel {int(member.places.max())}")
         sums = values.sum([d for d in range(values.dim()) if d != side])
         places, channels = member.places.to(sums.device), member.channels.to(sums.device)
         parts.append(torch.zeros(group.size, dtype=sums.dtype, device=sums.device).index_add(0, channels, sums[places]))
@@ -57,6 +72,10 @@ class OICSR(Regulariser):
         example_input: for :func:`channel_groups`, which is asked once for every model that :meth:`penalty` meets.
 
     Pair it with :func:`prune_to_budget`, in turns with training as in the paper.
+
+    Raises:
+        ValueError: a bad strength; when it acts, as :func:`channel_groups` and :func:`group_energy`, and for a model
+            that without some of its channels computes something else, as some operation that is no module mixes them.
     """
 
     strength: float
@@ -66,12 +85,31 @@ class OICSR(Regulariser):
         self.strength = check_positive(self.strength, "strength")
         self._known: weakref.WeakKeyDictionary[nn.Module, Sequence[ChannelGroup]] = weakref.WeakKeyDictionary()
 
+    def __reduce__(self) -> Any:  # what it knows of models is found again
+        return type(self), (self.strength, self.example_input)
+
     def penalty(self, model: nn.Module) -> Tensor:
         if model not in self._known:
-            self._known[model] = channel_groups(model, self.example_input)
+            self._known[model] = _paired_groups(model, self.example_input)
         # the slope of the root at an empty group would be infinite
         norms = [group_energy(model, g).clamp_min(1e-24).sqrt().sum() for g in self._known[model]]
         return self.strength * torch.stack(norms).sum()
+
+
+def _paired_groups(model: nn.Module, example_input: Tensor | None) -> Sequence[ChannelGroup]:
+    """:func:`channel_groups`, put to the test: without every other channel the model still computes what it should."""
+    groups = channel_groups(model, example_input)
+    for group in groups:
+        group_energy(model, group)
+    example = black_image(model) if example_input is None else example_input
+    noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    try:
+        remove_channels(model, {group.root: range(0, group.size - 1, 2) for group in groups}, noise)
+    except ValueError as error:
+        raise ValueError(
+            f"{_UNPAIRED}: some operation that is no module mixes them; GroupLasso needs no pairs"
+        ) from error
+    return groups
 
 
 def prune_to_budget(
@@ -96,7 +134,7 @@ def prune_to_budget(
     if budget > 1 or cap >= 1:
         raise ValueError(f"budget and cap are shares, 0 < budget <= 1 and 0 <= cap < 1; got {budget=}, {cap=}")
     groups = channel_groups(model, example_input)
-    order = _order(model, groups, cap, per_weight)
+    order = _order(plain_copy(model), groups, cap, per_weight)
     whole = count(model, example_input)[1]
     allowed = budget * whole
 

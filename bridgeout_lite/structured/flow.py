@@ -24,17 +24,28 @@ from torch import Tensor, nn
 
 from ..layers import Where, is_activation
 from ..models import ResidualBlock
+from ..noise import check_positive
 from ..sparsity import capture_activations
-from .base import Regulariser, check_positive
+from .base import Regulariser, modules_where
 
 
 def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
-    """Length of the path through features of one shape (batch, ...), the mean over the batch; 0 for one point."""
+    """Length of the path through features of one shape (batch, ...), the mean over the batch; 0 for one point.
+
+    Raises:
+        ValueError: no point, or points of different shapes.
+    """
+    _check_path(path)
     return _size([after - before for before, after in itertools.pairwise(path)], path, norm)
 
 
 def curvature(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
-    """Sum of the second differences of the path, the mean over the batch; 0 for fewer than three points."""
+    """Sum of the second differences of the path, the mean over the batch; 0 for fewer than three points.
+
+    Raises:
+        ValueError: as :func:`length`.
+    """
+    _check_path(path)
     return _size([c - 2 * b + a for a, b, c in zip(path, path[1:], path[2:], strict=False)], path, norm)
 
 
@@ -44,7 +55,11 @@ def turning(path: Sequence[Tensor]) -> Tensor:
 
     Unlike :func:`curvature` it does not change when all features are multiplied by a constant: this is what geometry
     calls the total absolute curvature of a polygon.
+
+    Raises:
+        ValueError: as :func:`length`.
     """
+    _check_path(path)
     steps = [(after - before).float().flatten(1) for before, after in itertools.pairwise(path)]
     total = torch.zeros((), device=path[0].device)
     for a, b in itertools.pairwise(steps):
@@ -54,6 +69,11 @@ def turning(path: Sequence[Tensor]) -> Tensor:
         angle = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
         total = total + (angle * moved).mean()
     return total
+
+
+def _check_path(path: Sequence[Tensor]) -> None:
+    if len({x.shape for x in path}) != 1:
+        raise ValueError(f"a path needs points of one shape, got {[tuple(x.shape) for x in path]}")
 
 
 def is_residual_point(name: str, module: nn.Module) -> bool:
@@ -71,7 +91,8 @@ def trajectories(model: nn.Module, inputs: Tensor, *, where: Where = is_activati
         where: as for :class:`FeatureFlow`.
 
     Raises:
-        ValueError: ``where`` picks no module, or no two consecutive ones with features of one shape.
+        ValueError: ``where`` picks no module, one that runs twice, or no two consecutive ones with features of one
+            shape.
     """
     points = capture_activations(model, inputs, where=where)
     paths = [dict(run) for run in _runs(points.items(), key=lambda item: item[1].shape)]
@@ -112,12 +133,14 @@ class FeatureFlow(Regulariser):
             :func:`is_residual_point` picks a residual network's own steps. A path is a run of points of equal shape,
             in the order in which the modules run.
 
-    :meth:`attach` first: in training mode each forward pass of the model then leaves its paths behind, and
-    :meth:`penalty` uses them up. Only one model at a time; a copy of the model is watched by nobody.
+    :meth:`attach` first: in training mode each call of the model then leaves its paths behind, and :meth:`penalty` uses
+    them up. A part of the model that is called on its own leaves nothing. Only one model at a time; a copy of the model
+    is watched by nobody.
 
     Raises:
-        ValueError: a bad argument; nothing picked; attached twice, or not at all when penalty is asked for; no forward
-            pass in training mode since the last one; no two consecutive points of equal shape.
+        ValueError: a bad argument; nothing picked; attached twice, or not at all when penalty is asked for; a model
+            other than the one attached to; no call of it in training mode since the last penalty; no two consecutive
+            points of equal shape.
     """
 
     length: float = 0.0
@@ -132,32 +155,37 @@ class FeatureFlow(Regulariser):
             raise ValueError(f"norm must be 1 or 2, got {self.norm!r}")
         self._points: list[Tensor] = []
         self._handles: list[Any] = []
+        self._inside = False  # of a call of the model
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Watch the model's forward passes from now on. Returns it; its parameters and state dict stay as they are."""
         if self._handles:
             raise ValueError("this FeatureFlow is attached already: call detach(model) first, or make another")
-        picked = [module for name, module in model.named_modules() if self.where(name, module)]
-        if not picked:
-            kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-            raise ValueError(f"where() picked no module of this model, so there is no path; it has {kinds}")
+        picked = modules_where(model, self.where)
+        self._keep_to(model)
         self._handles = [model.register_forward_pre_hook(self._start)]
-        self._handles += [module.register_forward_hook(self._visit) for module in picked]
+        self._handles += [module.register_forward_hook(self._visit) for _, module in picked]
+        self._handles.append(model.register_forward_hook(self._end, always_call=True))
         return model
 
     def detach(self, model: nn.Module) -> nn.Module:
         """Undo :meth:`attach`."""
+        if self._handles:
+            self._keep_to(model)
         for handle in self._handles:
             handle.remove()
-        self._handles, self._points = [], []
+        self._handles, self._points, self._model = [], [], None
         return model
 
     def _start(self, module: nn.Module, inputs: Any) -> None:
-        self._points = []
+        self._points, self._inside = [], True
 
     def _visit(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if self._handles and module.training and torch.is_grad_enabled():
-            self._points.append(output)
+        if self._handles and self._inside and module.training and torch.is_grad_enabled():
+            self._points.append(output.clone())  # an in-place operation behind it would move the point
+
+    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._inside = False
 
     def __deepcopy__(self, memo: Any) -> "FeatureFlow":  # of a copied model's hooks: features cannot be copied
         return dataclasses.replace(self)
@@ -170,6 +198,7 @@ class FeatureFlow(Regulariser):
     def penalty(self, model: nn.Module) -> Tensor:
         if not self._handles:
             raise ValueError("FeatureFlow sees no features: call attach(model) before training")
+        self._keep_to(model)
         if not self._points:
             raise ValueError(
                 "no features to look at: run the model forward, in training mode, before each penalty(model)"

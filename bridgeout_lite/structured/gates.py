@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..layers import Where, attach_bridgeout, unparametrize
-from ..noise import check_choice, check_fraction, check_probability, keep_mask, smallest
-from .base import Regulariser, check_positive, is_convolution, pick, zero_like
+from ..noise import as_number, check_choice, check_fraction, check_positive, check_probability, keep_mask, smallest
+from .base import Regulariser, check_weights, clean_weight, is_convolution, pick, zero_like
 
 # Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -81,6 +81,9 @@ class TargetedDropout(Regulariser):
         where: picks the layers; default: every ``Conv2d``. The released code leaves out the first and the last layer.
 
     There is no penalty. :meth:`attach` before training; :meth:`detach` leaves the targeted weights at zero.
+
+    Raises:
+        ValueError: a bad argument; on attaching, as :class:`L0Gates`.
     """
 
     p: float = 0.5
@@ -116,13 +119,17 @@ class HardConcrete(nn.Module):
 
     Args:
         filters: how many. closed: the share of gates to start shut, 0 < closed < 1 (0.3 in the released code).
+
+    Raises:
+        ValueError: closed outside of that.
     """
 
     def __init__(self, filters: int, closed: float = 0.3) -> None:
         super().__init__()
-        if check_probability(closed, "closed") == 0:
-            raise ValueError(f"closed must lie between 0 and 1, both excluded, got {closed!r}")
-        self.log_alpha = nn.Parameter(torch.full((filters,), math.log((1 - closed) / closed)))
+        share = as_number(closed)
+        if share is None or not 0 < share < 1:
+            raise ValueError(f"closed must be a number with 0 < closed < 1, got {closed!r}")
+        self.log_alpha = nn.Parameter(torch.full((filters,), math.log((1 - share) / share)))
 
     def open_probability(self) -> Tensor:
         """P(z > 0) of each gate, shape (filters,): the expected number of open gates is its sum."""
@@ -156,6 +163,10 @@ class L0Gates(Regulariser):
     :meth:`attach` before the optimizer is made: the gates bring parameters of their own. Weight decay acts on them like
     on any other, pulling :math:`\log\alpha` to 0. :meth:`detach` multiplies the gates as evaluation sees them into the
     weights: filters behind a closed gate are exactly zero.
+
+    Raises:
+        ValueError: a bad argument; a model of which nothing is picked, or a module without rows of weights, or whose
+            weight carries anything already; after that, one without gates.
     """
 
     strength: float
@@ -183,7 +194,8 @@ class L0Gates(Regulariser):
     @torch.no_grad()
     def after_step(self, model: nn.Module, lr: float | None = None) -> None:
         for gate, _ in _gated(model):  # the released bounds: beyond them the gradient is lost
-            gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
+            if gate.log_alpha.requires_grad:
+                gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
 
 
 def survival(share: Tensor, law: str = "exp") -> Tensor:
@@ -193,9 +205,11 @@ def survival(share: Tensor, law: str = "exp") -> Tensor:
     "rescaled": :math:`(e^{\text{share}}-1)/(e-1)`, the same bend from 0 to 1. Shape as ``share``.
 
     Raises:
-        ValueError: another law.
+        ValueError: another law; shares outside of that.
     """
     check_choice(law, LAWS, "law")
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError("share must lie between 0 and 1 everywhere")
     return (share - 1).exp() if law == "exp" else (share.expm1() / math.expm1(1)).clamp_max(1.0)  # no ulp above 1
 
 
@@ -209,8 +223,7 @@ def synapse_probability(w: Tensor, law: str = "exp") -> Tensor:
     Raises:
         ValueError: weights that are no numbers of floating point, or not finite; another law.
     """
-    if not isinstance(w, Tensor) or not w.is_floating_point():
-        raise ValueError(f"weights must be a floating-point tensor, got {getattr(w, 'dtype', type(w).__name__)}")
+    check_weights(w)
     size = w.detach().abs()
     top = size.amax() if size.numel() else size.sum()
     if not top.isfinite():
@@ -277,6 +290,9 @@ class Stress(Regulariser):
         where: picks the layers; default: every ``Conv2d``.
 
     There is no penalty. :meth:`attach` before training, :meth:`detach` after it.
+
+    Raises:
+        ValueError: a bad argument; on attaching, as :class:`L0Gates`.
     """
 
     strength: float = 0.5
@@ -301,35 +317,39 @@ class Stress(Regulariser):
 
 def _gated(model: nn.Module) -> list[tuple[HardConcrete, Tensor]]:
     """The gates of a model with the weights behind them."""
-    found = [(g, chain.original) for chain in _chains(model) for g in chain if isinstance(g, HardConcrete)]
+    found = {g: chain.original for _, chain in _chains(model) for g in chain if isinstance(g, HardConcrete)}
     if not found:
         raise ValueError("this model has no gates: call L0Gates(...).attach(model) before the optimizer is made")
-    return found
+    return list(found.items())
 
 
-def _chains(model: nn.Module) -> list[Any]:
+def _chains(model: nn.Module) -> list[tuple[nn.Module, Any]]:
     modules = [m for m in model.modules() if parametrize.is_parametrized(m, "weight")]
-    return [m.parametrizations["weight"] for m in modules]  # type: ignore[index, union-attr]
+    return [(m, m.parametrizations["weight"]) for m in modules]  # type: ignore[index, union-attr]
 
 
 def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
-    picked = pick(model, where)
-    for name, module in picked:
-        if parametrize.is_parametrized(module, "weight") or hasattr(module, "weight_mask"):
+    picked = [(name, module, clean_weight(name, module)) for name, module in pick(model, where)]
+    for name, module, _ in picked:
+        if parametrize.is_parametrized(module, "weight"):
             raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
-    for _, module in picked:
-        parametrize.register_parametrization(module, "weight", make(module.weight).train(module.training))
+    made: dict[nn.Parameter, nn.Module] = {}  # one for a weight that several modules share
+    for _, module, w in picked:
+        if w not in made:
+            made[w] = make(w).train(module.training)
+        parametrize.register_parametrization(module, "weight", made[w])
     return model
 
 
+@torch.no_grad()
 def _detach(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    for module in list(model.modules()):
-        if not parametrize.is_parametrized(module, "weight"):
-            continue
-        chain: Any = module.parametrizations["weight"]  # type: ignore[index, union-attr]
-        if not isinstance(chain[0], kind):
-            continue
-        with torch.no_grad():
-            chain.original.copy_(chain.eval()())
-        unparametrize(module)
+    ours = [(module, chain) for module, chain in _chains(model) if isinstance(chain[0], kind)]
+    values = {chain.original: chain[0].eval()(chain.original) for _, chain in ours}
+    for w, value in values.items():
+        w.copy_(value)
+    for module, chain in ours:
+        if len(chain) > 1:  # what was put on top of it stays
+            del chain[0]
+        else:
+            unparametrize(module)
     return model

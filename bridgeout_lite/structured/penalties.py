@@ -15,14 +15,13 @@ under a penalty without any change of the output, while its gradient grows as it
 
 import dataclasses
 import math
-import weakref
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import Where
-from ..noise import check_choice
-from .base import Regulariser, check_positive, is_convolution, parameters, zero_like
+from ..noise import check_choice, check_positive
+from .base import Regulariser, is_convolution, parameters, zero_like
 from .proximal import PENALTIES, prox, shrink_groups
 
 
@@ -34,11 +33,13 @@ class _OnWeights(Regulariser):
 
     def __post_init__(self) -> None:
         self.strength = check_positive(self.strength, "strength")
+        if not isinstance(self.proximal, bool):
+            raise ValueError(f"proximal must be True or False, got {self.proximal!r}")
 
     def penalty(self, model: nn.Module) -> Tensor:
         total = zero_like(model)
         if not self.proximal:
-            for w in parameters(model, self.where).values():
+            for w in parameters(model, self.where):
                 total = total + self._value(w)
         return self.strength * total
 
@@ -48,8 +49,9 @@ class _OnWeights(Regulariser):
             if lr is None:
                 raise ValueError("proximal=True needs the learning rate: call after_step(model, lr)")
             step = check_positive(lr, "lr") * self.strength
-            for w in parameters(model, self.where).values():
-                w.copy_(self._shrunk(w, step))
+            for w in parameters(model, self.where):
+                if w.requires_grad:
+                    w.copy_(self._shrunk(w, step))
 
     def _value(self, w: Tensor) -> Tensor:
         raise NotImplementedError
@@ -66,6 +68,12 @@ class L1(_OnWeights):
         strength: :math:`\lambda`, finite and >= 0.
         proximal: soft-threshold after each step by lr times the strength, and add nothing to the loss.
         where: ``where(name, module)`` picks the layers; default: every ``Conv2d``.
+
+    A weight that several layers share counts once; one that is frozen is not moved.
+
+    Raises:
+        ValueError: a bad argument; when it acts, a model of which nothing is picked, or a module without rows of
+            weights, under a pruning mask or weight_norm; after a step without its learning rate, if ``proximal``.
     """
 
     def _value(self, w: Tensor) -> Tensor:
@@ -79,8 +87,8 @@ class L1(_OnWeights):
 class GroupLasso(_OnWeights):
     r""":math:`\lambda\sum_g \sqrt{\#g}\,\lVert w_g\rVert_2` over the filters (or rows) of the picked layers.
 
-    Arguments as for :class:`L1`; ``proximal`` shortens every filter after each step by lr times the strength times
-    :math:`\sqrt{\#g}`.
+    Arguments and errors as for :class:`L1`; ``proximal`` shortens every filter after each step by lr times the strength
+    times :math:`\sqrt{\#g}`.
     """
 
     def _value(self, w: Tensor) -> Tensor:
@@ -98,8 +106,8 @@ class SparseGroupLasso(Regulariser):
 
     .. math:: \lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(V) + \tfrac\beta2\lVert W - V\rVert^2 .
 
-    The optimizer moves W; :meth:`after_step` then sets V to the exact minimiser, the proximal map of
-    :math:`(\lambda/\beta)\,r` at W, and :math:`\beta` grows by a factor every so many steps. V has exact zeros, W has
+    The optimizer moves W; V is the exact minimiser, the proximal map of :math:`(\lambda/\beta)\,r` at the present W,
+    and :math:`\beta` grows by a factor every so many steps, which :meth:`after_step` counts. V has exact zeros, W has
     not: :meth:`settle` ends the run by putting V in the place of W.
 
     A larger :math:`\beta` has a smaller threshold, but also pulls the weights whose copy is zero harder to zero: such a
@@ -118,6 +126,16 @@ class SparseGroupLasso(Regulariser):
         growth: its factor, >= 1. every: after how many steps it is applied (1000 is our choice; the released scripts do
             so every 20 or 40 epochs).
         where: as for :class:`L1`.
+        largest: where :math:`\beta` stops growing, > 0; one that starts above it stays. By its pull alone a step of
+            SGD multiplies W - V by :math:`1 - \mathrm{lr}\,\beta`: above :math:`\beta = 1/\mathrm{lr}` W passes V, and
+            above 2/lr (1.36/lr with Nesterov's momentum 0.9) it moves away and no zero lasts. 10 is 1/lr at the peak
+            of :class:`bridgeout_lite.Recipe`.
+
+    One model at a time: the steps of a run are counted, and :meth:`resume` begins another.
+
+    Raises:
+        ValueError: a bad argument; after a step of another model, or one with :math:`\mathrm{lr}\,\beta > 2`; otherwise
+            as :class:`L1`.
 
     Source: Bui, Park, Zhang, Qi and Xin 2021, arXiv:1912.07868, and its released code. Where V starts is ours: at the
     proximal map of the weights that the first call meets.
@@ -130,23 +148,28 @@ class SparseGroupLasso(Regulariser):
     every: int = 1000
     shape: float | None = None
     where: Where = dataclasses.field(default=is_convolution, repr=False)
+    largest: float = 10.0
 
     def __post_init__(self) -> None:
         self.strength = check_positive(self.strength, "strength")
         check_choice(self.inner, PENALTIES, "inner")
         self.beta = (25 * self.strength or 1.0) if self.beta is None else check_positive(self.beta, "beta", zero=False)
         self.growth = check_positive(self.growth, "growth")
-        if self.growth < 1 or not isinstance(self.every, int) or self.every < 1:
+        self.largest = check_positive(self.largest, "largest", zero=False)
+        if self.growth < 1 or type(self.every) is not int or self.every < 1:
             raise ValueError(f"growth and every must be >= 1, every a whole number; got {self.growth}, {self.every!r}")
         prox(torch.zeros(1), 1.0, self.inner, self.shape)  # the one place that knows which shapes there are
         self._steps = 0
-        self._copies: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()
 
     @property
     def present_beta(self) -> float:
         r""":math:`\beta` as it now is."""
         assert self.beta is not None
-        return self.beta * self.growth ** (self._steps // self.every)
+        try:
+            grown = self.beta * self.growth ** (self._steps // self.every)
+        except OverflowError:
+            grown = math.inf
+        return min(grown, max(self.beta, self.largest))
 
     def copy_of(self, weight: Tensor) -> Tensor:
         """V for these weights at the present beta."""
@@ -154,29 +177,30 @@ class SparseGroupLasso(Regulariser):
 
     def penalty(self, model: nn.Module) -> Tensor:
         lasso, distance = zero_like(model), zero_like(model)
-        for module, w in parameters(model, self.where).items():
-            if module not in self._copies:
-                self._copies[module] = self.copy_of(w)
+        for w in parameters(model, self.where):
             lasso = lasso + _group_lasso(w)
-            distance = distance + (w - self._copies[module].to(w.device)).square().sum()
+            distance = distance + (w - self.copy_of(w)).square().sum()
         return self.strength * lasso + self.present_beta / 2 * distance
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module, lr: float | None = None) -> None:
-        self._steps += 1  # first, so that the copies always follow from the weights and the present beta
-        for module, w in parameters(model, self.where).items():
-            self._copies[module] = self.copy_of(w)
+        self._keep_to(model)
+        if lr is not None and check_positive(lr, "lr") * self.present_beta > 2:
+            raise ValueError(
+                f"beta={self.present_beta:g} times lr={lr:g} is above 2, where weights no longer come to their sparse "
+                "copies: lower beta, largest or lr"
+            )
+        self._steps += 1
 
     @torch.no_grad()
     def settle(self, model: nn.Module) -> nn.Module:
-        """Put the sparse copy in the place of the weights. Changes ``model`` and returns it."""
-        for module, w in parameters(model, self.where).items():
-            w.copy_(self._copies[module] if module in self._copies else self.copy_of(w))
+        """Put the sparse copy of the weights in their place. Changes ``model`` and returns it."""
+        for w in parameters(model, self.where):
+            if w.requires_grad:
+                w.copy_(self.copy_of(w))
         return model
 
     def resume(self, steps: int) -> None:
-        self._copies.clear()  # they follow from the weights and beta, and the next call makes them anew
-        self._steps = steps
+        self._steps, self._model = steps, None
 
 
 def _group_lasso(w: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..noise import check_choice
-from .base import check_positive
+from ..noise import check_choice, check_positive
+from .base import check_weights
 
 PENALTIES = ("l1", "l0", "transformed l1", "l1 - l2", "scad")
 
@@ -49,7 +49,7 @@ def penalty_value(v: Tensor, mu: float, kind: str = "l1", shape: float | None = 
     Raises:
         ValueError: an argument outside of that.
     """
-    mu, a = _check(mu, kind, shape)
+    mu, a = _check(v, mu, kind, shape)
     size: Tensor = v.abs()
     if kind == "l1":
         return mu * size.sum()
@@ -67,20 +67,20 @@ def penalty_value(v: Tensor, mu: float, kind: str = "l1", shape: float | None = 
 
 def prox(w: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> Tensor:
     """The proximal map of the penalty at ``w``, a new tensor like it; where two points are equally good (on a
-    threshold) the sparser one. Arguments and errors as for :func:`penalty_value`.
+    threshold) the sparser one. NaN stays NaN. Arguments and errors as for :func:`penalty_value`.
 
     Example:
         >>> w = torch.tensor([-3.0, 0.5, 1.5])
         >>> prox(w, 1.0, "l1").tolist(), prox(w, 1.0, "l0").tolist()
         ([-2.0, 0.0, 0.5], [-3.0, 0.0, 1.5])
     """
-    mu, a = _check(mu, kind, shape)
+    mu, a = _check(w, mu, kind, shape)
     if mu == 0.0:
         return w.clone()
     if kind == "l1":
         return _soft(w, mu)
     if kind == "l0":
-        return torch.where(w.abs() > math.sqrt(2 * mu), w, 0.0)
+        return torch.where(w.abs() <= math.sqrt(2 * mu), 0.0, w)
     if kind == "transformed l1":
         return _transformed_l1(w, mu, a)
     if kind == "l1 - l2":
@@ -92,13 +92,24 @@ def prox(w: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> 
 
 def shrink_groups(w: Tensor, mu: float | Tensor) -> Tensor:
     r"""The proximal map of the group lasso :math:`\mu\sum_g\lVert w_g\rVert_2` with the first dimension as groups:
-    every filter or row is shortened by :math:`\mu` (a number, or one a group) and the shorter ones are zero."""
+    every filter or row is shortened by :math:`\mu` (a number, or one a group) and the shorter ones are zero.
+
+    Raises:
+        ValueError: weights that are no floating-point tensor of two dimensions or more; :math:`\mu` that is not finite
+            and >= 0.
+    """
+    check_weights(w, 2)
+    if not isinstance(mu, Tensor):
+        mu = check_positive(mu, "mu")
+    elif mu.shape not in ((), w.shape[:1]) or not ((mu >= 0) & mu.isfinite()).all():
+        raise ValueError(f"mu must be one finite number >= 0, or one for each of {len(w)} groups, got {mu.tolist()}")
     norms: Tensor = torch.linalg.vector_norm(w.flatten(1), dim=1)
     factor = (1 - mu / norms.clamp_min(torch.finfo(w.dtype).tiny)).clamp_min(0.0)
     return w * factor.view(-1, *(1,) * (w.dim() - 1))
 
 
-def _check(mu: float, kind: str, shape: float | None) -> tuple[float, float]:
+def _check(w: Tensor, mu: float, kind: str, shape: float | None) -> tuple[float, float]:
+    check_weights(w)
     mu = check_positive(mu, "mu")
     check_choice(kind, PENALTIES, "kind")
     if kind not in _SHAPES:
@@ -118,24 +129,25 @@ def _soft(w: Tensor, mu: float) -> Tensor:
 
 
 def _transformed_l1(w: Tensor, mu: float, a: float) -> Tensor:
-    size = w.abs()
+    size = w.abs().double()  # near the threshold v is the small difference of large numbers
     convex = mu <= a**2 / (2 * (a + 1))
     threshold = mu * (a + 1) / a if convex else math.sqrt(2 * mu * (a + 1)) - a / 2
     # a root of the cubic that v solves, by cosines; below the threshold it is not used, and its argument is cut to 1
     phi = torch.arccos((1 - 27 * mu * a * (a + 1) / (2 * (a + size).pow(3))).clamp(-1.0, 1.0))
     root = 2 / 3 * (a + size) * torch.cos(phi / 3) - 2 / 3 * a + size / 3
-    return torch.where(size > threshold, w.sign() * root, 0.0)
+    root = torch.where(size <= threshold, 0.0, root.clamp_min(0.0).minimum(size))
+    return (w.sign() * root).to(w.dtype)
 
 
 def _l1_minus_l2(w: Tensor, mu: float, a: float) -> Tensor:
     size = w.abs()
     largest = size.max() if w.numel() else size.sum()
-    if largest > mu:
+    if not largest <= mu:  # NaN is neither
         z = _soft(w, mu)
         norm: Tensor = torch.linalg.vector_norm(z, dtype=torch.float64)  # squares of tiny weights stay above 0
         return z * (norm + a * mu) / norm
     result = torch.zeros_like(w)
     if largest > (1 - a) * mu:  # one entry alone stays: of equal ones the first
-        place = size.argmax()
-        result.view(-1)[place] = w.flatten()[place].sign() * (largest + (a - 1) * mu)
+        place = torch.unravel_index(size.argmax(), w.shape)
+        result[place] = w[place].sign() * (largest + (a - 1) * mu)
     return result
