@@ -190,14 +190,16 @@ def test_a_run_is_recorded_and_read(tmp_path, monkeypatch):
     assert not len(flow_runs([stranger])) and not len(flow_removal([stranger]))
 
 
-def made_up(experiment, sparser, better):
-    """A record of the sweep: penalties add to Hoyer's measures and to the accuracy after removal, and seeds scatter."""
+def made_up(experiment, sparser, better, chance=30.0):
+    """A record of the sweep: penalties add to Hoyer's measures and to the accuracy after removal, and seeds scatter.
+    ``chance``: the accuracy after filters taken at random."""
     on, scatter = bool(experiment.length or experiment.curvature), 0.1 * experiment.seed
     layer = {"norm": 1.0, "gamma": 0.5 if on else 1.0, "hoyer": 0.1 + on * sparser + 1e-4 * scatter}
     stage = {"points": ["relu", "stage1.0"], "relative": [0.5], "length": 1.0, "curvature": 1.0, "turning": 1.0}
     after = [40.0 + on * better + scatter * (1 + on)]
     curve = {"amount": [0.5], "valid": after, "test": after}
     kinds = {"filters: l2": curve, "weights": curve | {"amount": [0.8]}}
+    kinds["filters: random"] = curve | dict.fromkeys(("valid", "test"), [chance + scatter])
     kinds["blocks: smallest steps"] = curve | {"amount": [3]}
     metrics = {"valid_accuracy": 50.0, "test_accuracy": 50.0 + scatter, "paths": [stage], "removal": kinds}
     metrics["layers"] = {"stage1.0.conv2": layer | {"filter_hoyer": layer["hoyer"]}}
@@ -212,6 +214,9 @@ def test_the_ledger_judges_the_runs(sign):
     assert [f.verdict for f in found] == [expected] * 5 + ["not run"]
     assert "n = 3" in found[0].ours and ("+5.1" if sign > 0 else "-4.9") in found[2].ours
     assert "0.50, 0.50" in found[0].reason and "before any removal the difference is +0.0" in found[3].reason
+    lucky = [made_up(e, sign * 0.01, sign * 5.0, chance=60.0) for e in feature_flow()]
+    by_chance = SECTION.claims[3].judge(lucky)
+    assert by_chance.verdict == "not reproduced" and "removal by chance from the same networks -" in by_chance.reason
     few = [record for record in records if record.spec["seed"] < 2]
     for some in ([], few):
         assert {claim.judge(some).verdict for claim in SECTION.claims} == {"not run"}
