@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, Store, experiments, runner, sweeps, training
+from bridgeout_lite import Experiment, Recipe, Store, data, experiments, runner, sweeps, training
 from bridgeout_lite.experiments import run
 from bridgeout_lite.records import fingerprint
 from bridgeout_lite.runner import parse_budget, sweep, with_seeds
@@ -105,11 +105,11 @@ def test_a_store_that_cannot_be_written_keeps_the_checkpoint(tmp_path, monkeypat
 
 
 def test_data_are_loaded_once_for_runs_that_share_them(tmp_path, monkeypatch):
-    loads, real = [], experiments.load_images
-    monkeypatch.setattr(experiments, "load_images", lambda *a, **k: loads.append((a, k)) or real(*a, **k))
-    experiments._images.cache_clear()
+    loads, real = [], data.load_images
+    monkeypatch.setattr(data, "load_images", lambda *a, **k: loads.append((a, k)) or real(*a, **k))
+    data._kept_images.cache_clear()
     sweep(GRID, tmp_path / "grid.jsonl", **DEVICE)
-    assert [options for _, options in loads] == [{"train": 256, "valid": 64}]
+    assert [options for _, options in loads] == [{"train": 256, "valid": 64, "test": None}]
 
 
 def test_unknown_backend(tmp_path):

@@ -206,7 +206,8 @@ def test_no_noise_no_penalty(family, noise_on):
     features, weights = for_family(family, d=3)
     assert theory.lq_penalty(features, weights, 0.0, 1.0, family, noise_on) == 0
     assert abs(theory.exact_penalty(features, weights, 0.0, 1.0, family, noise_on)) < 1e-15
-    assert theory.monte_carlo_penalty(features, weights, 0.0, 1.0, family, noise_on, draws=2) == (0.0, 0.0)
+    drawn = theory.monte_carlo_penalty(features, weights, 0.0, 1.0, family, noise_on, draws=2)
+    assert max(map(abs, drawn)) < 1e-15, "zero, but for products that are rounded in another order"
     zero = torch.zeros_like(features), torch.zeros_like(weights)
     for q in (0.0, 1.0, 2.0):
         assert theory.lq_penalty(*zero, 0.5, q, family, noise_on) == 0
