@@ -236,7 +236,7 @@ export default figure((fig) => {
   fig.start.alone = get("alone");
   fig.panels.before(html("div", { class: "sbn-choices" }, choices.network, choices.treatment)); // stored pages sort the controls
   const drawTable = table(fig, methods), timed = get("timed");
-  const about = `Latency: of the whole network's in the same run, median over seeds${timed ? `; ${timed}` : ""}.`;
+  const about = `Latency: of the whole network's in the same run, median over seeds; of controls, that of networks of their shape${timed ? `; ${timed}` : ""}.`;
   fig.readout.before(html("p", { class: "sbn-timed" }, about));
 
   const frontOf = (shown) => paretoFront(shown.map((point) => point[SHARE]), shown.map((point) => point[MEAN])).map((k) => shown[k]);

@@ -44,7 +44,7 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each network, method, treatment and amount: accuracy (mean, low, high, n), macs and parameters (means
     over seeds); in % of the whole network's, the share of the multiply-adds, and latency (median over seeds)."""
     by = [*_POINT]
-    given = (*by, "label", "seed", "accuracy", "macs", "parameters", "latency_ms")
+    given = (*by, "label", "seed", "accuracy", "macs", "parameters", "latency_share")
     missing = [name for name in given if name not in frame.columns]
     if missing or not len(frame):
         what = f"no column {', '.join(missing)}" if missing else "no row"
@@ -64,12 +64,11 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
     whole = frame[frame["amount"] == 0].groupby("network")["macs"].max()
     for network in set(frame["network"]) - set(whole.index):
         raise ValueError(f"no row of {network} has amount 0.0, the whole network, of which shares are: add its rows")
-    # only times of one run, taken in turn, can be compared
-    run = ["network", "method", "seed"]
-    base = frame[frame["amount"] == 0].groupby(run)["latency_ms"].first().rename("base")
-    frame = frame.join(base, on=run)
-    frame["latency"] = 100 * frame["latency_ms"] / frame["base"]
-    costs = frame.groupby(by)[[*_COSTS]].agg({"macs": "mean", "parameters": "mean", "latency": "median"})
+    costs = (
+        frame.assign(latency=100 * frame["latency_share"])
+        .groupby(by)[[*_COSTS]]
+        .agg({"macs": "mean", "parameters": "mean", "latency": "median"})
+    )
     table = summarise(frame, by, "accuracy").rename(columns={"mean": "accuracy"}).merge(costs.reset_index(), on=by)
     table["share"] = 100 * table["macs"] / table["network"].map(whole)
     numbers = ["accuracy", "low", "high", "share", *_COSTS]
@@ -100,8 +99,9 @@ class Arena(Figure):
     Args:
         frame: one row a seed (or what makes such a data frame), with columns network ("vgg11", "resnet14"), method (a
             key), label (its name), treatment ("removed, recalibrated" or "fine-tuned"), amount (share of the filters
-            that are removed; 0.0 is the whole network), seed, accuracy (test, %), macs, parameters, latency_ms (nan
-            where it was not measured; it is shown in % of the same run's at amount 0.0). What was not run is not there.
+            that are removed; 0.0 is the whole network), seed, accuracy (test, %), macs, parameters, latency_share
+            (over the whole network's in the same run, as only times taken in turn can be compared; nan where it was not
+            measured). What was not run is not there.
         failures: why a method has no row, by its key, or by (network, key) where it failed on one network alone.
         chosen: keys of the methods that are shown in colour, at most eight.
         timed: on what latency was measured, in words.
