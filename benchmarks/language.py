@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite.language import build_language_model, cross_entropy, is_noise_place
+from bridgeout_lite.studies.language import build_language_model, cross_entropy, is_noise_place
 from bridgeout_lite.training import autocast
 
 VOCABULARY, WIDTH, LENGTH, BATCH = 10_000, 200, 35, 20

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bridgeout_lite import Record, Store
 from bridgeout_lite.notebook import recorded
-from bridgeout_lite.records import FORMAT
+from bridgeout_lite.runs.records import FORMAT
 
 RUNS = 10_000
 APPENDED = 200

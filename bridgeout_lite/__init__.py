@@ -1,85 +1,60 @@
-"""Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them."""
+"""Sparsity by noise: the helper package of the book. Sparseout, Bridgeout, and what it takes to test them.
 
-from . import (
-    arena,
-    cost,
-    evolution,
-    experiments,
-    explain,
-    figures,
-    flowers,
-    landmarks,
-    language,
-    ledger,
-    notebook,
-    protocol,
-    pruning,
-    published,
-    records,
-    sparsity,
-    structured,
-    structured_output,
-    sweeps,
-    text,
-    theory,
+Names are loaded when they are first used (PEP 562): ``bl.Sparseout`` costs torch and numpy, nothing else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from .data import DataError, Images, load_images
+    from .layers import Bridgeout, Sparseout, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
+    from .models import build_model
+    from .noise import bridgeout, sparseout
+    from .runs.records import Record, Store
+    from .runs.runner import sweep
+    from .studies.images import Experiment, run
+    from .text import Corpus, load_text
+    from .training import CheckpointError, History, Recipe, evaluate, fit, pick_device
+
+_HOMES = {
+    "data": ("DataError", "Images", "load_images"),
+    "layers": (
+        *("Bridgeout", "Sparseout", "attach_bridgeout", "attach_sparseout"),
+        *("detach_bridgeout", "detach_sparseout"),
+    ),
+    "models": ("build_model",),
+    "noise": ("bridgeout", "sparseout"),
+    "runs.records": ("Record", "Store"),
+    "runs.runner": ("sweep",),
+    "studies.images": ("Experiment", "run"),
+    "text": ("Corpus", "load_text"),
+    "training": ("CheckpointError", "History", "Recipe", "evaluate", "fit", "pick_device"),
+}
+_MODULES = (
+    *("channels", "cost", "data", "figures", "layers", "ledger", "models", "modules", "noise", "notebook", "pruning"),
+    *("rivals", "runs", "sparsity", "stats", "studies", "text", "theory", "training", "widgets"),
 )
-from .data import Corpus, DataError, Images, load_images, load_text
-from .experiments import Experiment, run
-from .layers import Bridgeout, Sparseout, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
-from .models import build_model
-from .noise import bridgeout, sparseout
-from .records import Record, Store
-from .records import package_version as _package_version
-from .runner import sweep
-from .training import CheckpointError, History, Recipe, evaluate, fit, pick_device
-
-__version__ = _package_version()
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Bridgeout",
-    "CheckpointError",
-    "Corpus",
-    "DataError",
-    "Experiment",
-    "History",
-    "Images",
-    "Recipe",
-    "Record",
-    "Sparseout",
-    "Store",
-    "arena",
-    "attach_bridgeout",
-    "attach_sparseout",
-    "bridgeout",
-    "build_model",
-    "cost",
-    "detach_bridgeout",
-    "detach_sparseout",
-    "evaluate",
-    "evolution",
-    "experiments",
-    "explain",
-    "figures",
-    "fit",
-    "flowers",
-    "landmarks",
-    "language",
-    "ledger",
-    "load_images",
-    "load_text",
-    "notebook",
-    "pick_device",
-    "protocol",
-    "pruning",
-    "published",
-    "records",
-    "run",
-    "sparseout",
-    "sparsity",
-    "structured",
-    "structured_output",
-    "sweep",
-    "sweeps",
-    "text",
-    "theory",
+    *_HOME,
+    *_MODULES,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name == "__version__":
+        value: Any = import_module(".runs.provenance", __name__).package_version()
+    elif name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

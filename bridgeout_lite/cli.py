@@ -15,17 +15,20 @@ from pathlib import Path
 
 import torch
 
-from . import experiments, tables
-from .data import IMAGE_SETS, TEXT_SETS, data_folder, load_images, load_text
-from .figures import overview
+from .data import IMAGE_SETS, data_folder, load_images
 from .ledger import ledger_page, ledger_table, state
 from .models import MODELS
 from .notebook import data_state, recorded, results
-from .records import Store, package_version, rounded
-from .runner import parse_budget, with_seeds
-from .runner import sweep as run_sweep
-from .sweeps import SWEEPS
+from .runs import tables
+from .runs.provenance import package_version
+from .runs.records import Store, rounded
+from .runs.runner import parse_budget, with_seeds
+from .runs.runner import sweep as run_sweep
+from .studies import SWEEPS
+from .studies import images as experiments
+from .text import TEXT_SETS, load_text
 from .training import Recipe, pick_device, pick_precision
+from .widgets.overview import overview
 
 _NEEDED = (
     "torch",

@@ -13,17 +13,16 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+from .modules import agree, device_of, evaluating, run_once
 
-# Largest difference, relative to the largest output (or to 0.01), at which two forms of a network count as the same.
-AGREEMENT = 1e-4
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,51 +172,6 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
     finally:
         partial.unlink(missing_ok=True)
     return float(difference)
-
-
-def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
-    """The output of one forward pass in evaluation mode, on the model's device.
-
-    Raises:
-        ValueError: not a batch of samples, or not one that the model takes.
-    """
-    if not isinstance(example_input, Tensor) or example_input.dim() < 2 or not len(example_input):
-        got = tuple(example_input.shape) if isinstance(example_input, Tensor) else type(example_input).__name__
-        raise ValueError(
-            f"example_input must be a batch of samples, such as images.normalize(images.valid.x[:1]); got {got}"
-        )
-    try:
-        with evaluating(model), torch.inference_mode():
-            out: Tensor = model(example_input.to(device_of(model, example_input)))
-            return out
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"the model does not take an example_input of shape {tuple(example_input.shape)} and {example_input.dtype} "
-            f"({reason}): give one batch as the model takes it, such as images.normalize(images.valid.x[:1])"
-        ) from error
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def device_of(model: nn.Module, example_input: Tensor) -> torch.device:
-    """Where the parameters are; without any, where the input is."""
-    return next((p.device for p in model.parameters()), example_input.device)
-
-
-def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two outputs of what should be one network differ by rounding only (see ``AGREEMENT``)."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= AGREEMENT * b.abs().max().clamp_min(0.01))
 
 
 def _latency(model: nn.Module, x: Tensor, repeats: int, warmup: int) -> float:

@@ -43,21 +43,6 @@ _ARCHIVES = {  # name: (file, bytes, md5 that torchvision checks too, addresses)
     "cifar100": (CIFAR100_ARCHIVE, 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85", CIFAR100_MIRRORS),
 }
 IMAGE_SETS = ("auto", "cifar10", "cifar100", "digits")
-TEXT_SETS = ("auto", "ptb", "wikitext-2", "tinyshakespeare", "python-manual")
-
-_TEXT_FILES = {  # name: (file, md5) for train, valid, test; a single file is split 90 / 5 / 5 in its order
-    "ptb": (
-        ("ptb/ptb.train.txt", "f26c4b92c5fdc7b3f8c7cdcb991d8420"),
-        ("ptb/ptb.valid.txt", "aa0affc06ff7c36e977d7cd49e3839bf"),
-        ("ptb/ptb.test.txt", "8b80168b89c18661a38ef683c0dc3721"),
-    ),
-    "wikitext-2": (  # the articles of the training file stand in another order than in the original release
-        ("wikitext-2/wiki.train.reordered.tokens", "c311e632ddd73dad465aab3237e77095"),
-        ("wikitext-2/wiki.valid.tokens", "d756d22ab2310e7e60c094bea5c5a8eb"),
-        ("wikitext-2/wiki.test.tokens", "781c9418ab9414bd09e4aad825aae752"),
-    ),
-    "tinyshakespeare": (("tinyshakespeare/input.txt", "6fb458f1232090904fb40fe944165e91"),),
-}
 
 
 class DataError(RuntimeError):
@@ -134,23 +119,6 @@ class Images:
     def __repr__(self) -> str:
         what = f"{self.name}: {len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test images"
         return what + f", {self.num_classes} classes, on {self.device}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """A text set: ``name``, the three parts as str, and ``checksum`` (16 hex digits over them)."""
-
-    name: str
-    train: str
-    valid: str
-    test: str
-    checksum: str
-    embedded: bool
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.name}: {len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test characters"
-        )
 
 
 def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
@@ -283,7 +251,7 @@ def _cifar(name: str, root: Path, download: bool) -> _Pixels:
 
     dataset: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     archive, size, md5, mirrors = _ARCHIVES[name]
-    with _explained(root), warnings.catch_warnings():
+    with explained(root), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's about the pickles' old dtype flags; the pickles are md5-checked
         try:
             parts = [dataset(root, train=flag) for flag in (True, False)]
@@ -327,7 +295,7 @@ def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Pa
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one line that says what to do."""
     try:
         yield
@@ -342,75 +310,3 @@ def _explained(folder: Path) -> Iterator[None]:
         else:
             what = f"{folder} cannot be used ({error}): repair it"
         raise DataError(f"{what}, or name another folder by root or BRIDGEOUT_DATA") from error
-
-
-def load_text(
-    name: str | Path = "auto", root: str | os.PathLike[str] | None = None, *, download: bool = True
-) -> Corpus:
-    """Load a text set.
-
-    Args:
-        name: "ptb", "wikitext-2", "tinyshakespeare" (read from ``root``; they are not downloaded), "python-manual"
-            (the language reference that ships inside CPython) or "auto": the first of them that is there. Or a
-            ``Path``: a text file of your own, in UTF-8, whose last tenth is kept for validation and test. The training
-            articles of WikiText-2 stand in another order than in the original release.
-        root: as in :func:`load_images`.
-        download: accepted for symmetry with :func:`load_images`; no text set has a verified address yet.
-
-    Raises:
-        ValueError: an unknown name.
-        DataError: the files are missing or damaged; your own file is empty or not UTF-8.
-    """
-    if isinstance(name, Path):
-        parts = _split_text(_decoded(name, _read_bytes(name)))
-        return Corpus(name.name, *parts, _text_checksum(parts), embedded=False)
-    if name not in TEXT_SETS:
-        raise ValueError(f"unknown text set {name!r}; known: {', '.join(TEXT_SETS)}")
-    folder = data_folder(root)
-    if name == "auto":
-        there = [n for n, files in _TEXT_FILES.items() if all((folder / f).exists() for f, _ in files)]
-        name = there[0] if there else "python-manual"
-        if not there:
-            print("No text set is at hand. Using the Python reference manual instead.", file=sys.stderr)
-    if name == "python-manual":
-        from pydoc_data.topics import topics
-
-        parts = _split_text("\n\n".join(topics[key].strip() for key in sorted(topics)))
-    else:
-        texts = [_read_text(folder / file, md5) for file, md5 in _TEXT_FILES[name]]
-        parts = (texts[0], texts[1], texts[2]) if len(texts) == 3 else _split_text(texts[0])
-    return Corpus(name, *parts, _text_checksum(parts), name == "python-manual")
-
-
-def _text_checksum(parts: tuple[str, str, str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _read_text(path: Path, md5: str) -> str:
-    content = _read_bytes(path)
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise DataError(f"{path} is damaged (wrong md5, {len(content):,} bytes): replace it")
-    return content.decode("utf-8")
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.exists():
-        raise DataError(f"{path} is missing: put it there, or use another text set")
-    with _explained(path.parent):
-        return path.read_bytes()
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    if not content.strip():
-        raise DataError(f"{path} is empty: name a file with text in it")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start} cannot be read): save it as UTF-8, or name another file"
-        ) from error
-
-
-def _split_text(text: str) -> tuple[str, str, str]:
-    a, b = int(len(text) * 0.90), int(len(text) * 0.95)
-    return text[:a], text[a:b], text[b:]

@@ -1,20 +1,16 @@
 """Matplotlib figures: one style, one message each. A figure takes numbers or records and never trains."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from .experiments import layers_frame
-from .records import Record, summarise
-from .theory import exact_penalty, relative_noise
+from .stats import summarise
 
 # Okabe and Ito's palette, told apart with every common colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -107,7 +103,7 @@ def pruning_curves(ax: Axes, rows: pd.DataFrame, *, details: bool = False, **kwa
     """Accuracy against the share pruned, a line a method: mean over seeds with its 95 % interval as a band.
 
     Args:
-        rows: of one curve, one setting a method, as :func:`bridgeout_lite.protocol.at_best` gives.
+        rows: of one curve, one setting a method, as :func:`bridgeout_lite.studies.pruning.curves.at_best` gives.
         details: name the setting in the legend too. ``kwargs`` go to ``plot``.
     """
     for method, (label, colour, marker) in METHOD_STYLES.items():
@@ -119,38 +115,3 @@ def pruning_curves(ax: Axes, rows: pd.DataFrame, *, details: bool = False, **kwa
         line = summarise(part, ["amount"], "accuracy")
         style = {"color": colour, "marker": marker, "label": label} | kwargs
         band(ax, 100 * line["amount"], line["mean"], line["low"], line["high"], **style)
-
-
-def overview(records: Iterable[Record]) -> Figure:
-    """The book in one figure: the noise, the penalty it makes, and the sparsity it leaves in a network.
-
-    Args:
-        records: the activation grid (chapter 4).
-    """
-    use_style()
-    fig, (noise, penalty, network) = panels(3, width=11, height=3.5)
-    p, x = 0.3, torch.linspace(-2, 2, 401, dtype=torch.float64)
-    for q in (1.0, 2.0, 3.0):
-        deviation = x.abs() * relative_noise(x, p, q).nan_to_num(posinf=0.0)
-        noise.plot(x, deviation, color=Q_COLOURS[q], marker="", label=f"q = {q:g}")
-        # E[A(x + noise)] - A(x) for a quadratic loss with weight 1, by summing over both values of the noise
-        dots = x[::40]
-        exact = [exact_penalty(d.view(1, 1), torch.ones(1, dtype=x.dtype), p, q).item() for d in dots]
-        penalty.plot(x, 0.5 * p / (1 - p) * x.abs().pow(q), color=Q_COLOURS[q], marker="", label=f"|x|^{q:g}")
-        penalty.plot(dots, exact, color=Q_COLOURS[q], marker=Q_MARKERS[q], linestyle="")
-    noise.set(
-        xlabel="activation x", ylabel="standard deviation of the noise", title="Noise that grows as |x|^(q/2) ..."
-    )
-    noise.legend(loc="upper center")
-    penalty.set(xlabel="activation x", ylabel="what it adds to the loss (nats)", title="... is a penalty |x|^q ...")
-    penalty.legend(loc="upper center")
-    rows = layers_frame(r for r in records if r.spec["model"] == "smallcnn" and r.spec["method"] == "sparseout")
-    rows = rows[rows["layer"] == "relu5"]
-    for p, (colour, marker) in P_STYLES.items():
-        part = summarise(rows[rows["p"] == p], ["q"], "hoyer")
-        band(
-            network, part["q"], part["mean"], part["low"], part["high"], color=colour, marker=marker, label=f"p = {p:g}"
-        )
-    network.set(xlabel="q", ylabel="Hoyer sparsity, 0 to 1", title="... and low q makes it sparse")
-    network.legend(loc="upper right", title="last hidden layer, CIFAR-10")
-    return fig

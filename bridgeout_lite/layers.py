@@ -5,7 +5,6 @@ A model file never mentions a method: :func:`attach_sparseout` and :func:`attach
 """
 
 import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .modules import Where
 from .noise import bridgeout, check_noise, sparseout
-
-Where = Callable[[str, nn.Module], bool]
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus)
 

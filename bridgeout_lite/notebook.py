@@ -10,7 +10,8 @@ import torch
 
 from . import figures
 from .data import CIFAR10_ARCHIVE, data_folder
-from .records import Record, Store, package_version
+from .runs.provenance import package_version
+from .runs.records import Record, Store
 from .training import pick_device
 
 # The stores in results/.

@@ -23,25 +23,34 @@ fine-tuning.
 Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 """
 
-import contextlib
-import copy
 import dataclasses
 import math
 import numbers
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 from torch.nn.utils import prune as masks
 
-from .cost import agree, count, device_of, evaluating, run_once
+from .channels import (
+    _copy,
+    apply_masks,
+    check_model,
+    group_of,
+    names_of,
+    plain_copy,
+    remove_channels,
+    silencing_masks,
+    tied_channels,
+    trace,
+)
+from .checks import check_choice
+from .cost import count
 from .data import Images
-from .noise import check_choice
+from .modules import device_of, evaluating, run_once
 from .sparsity import filter_norms
 from .training import Recipe, augment, evaluate, fit
 
@@ -49,41 +58,8 @@ GRANULARITIES = ("filter", "weight")
 CRITERIA = ("l1", "l2", "bn", "folded", "random")
 SCOPES = ("layer", "global", "filter")
 
-# Layers that a channel may pass or end in without being tied to its neighbours.
-CUTTABLE = (nn.Conv2d, nn.Linear, _BatchNorm, nn.PReLU)
-
 # Training batches that estimate BatchNorm's statistics, where their number is not given.
 BATCHES = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A layer's part in a group: entry k of ``places`` on its output (``writes``) or input side is channel
-    ``channels[k]`` of the group. A layer behind ``nn.Flatten`` reads one channel at many places."""
-
-    layer: str
-    writes: bool
-    places: Tensor
-    channels: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that run through the same layers: how many they are, under the first convolution that makes them."""
-
-    root: str
-    size: int
-    members: tuple[Member, ...]
-
-    @property
-    def writers(self) -> tuple[str, ...]:
-        """Names of the layers that make these channels."""
-        return tuple(m.layer for m in self.members if m.writes)
-
-    @property
-    def readers(self) -> tuple[str, ...]:
-        """Names of the layers that read them."""
-        return tuple(m.layer for m in self.members if not m.writes)
 
 
 def prune(
@@ -154,78 +130,8 @@ def remove_filters(
     The same shape untrained, as a control for scope "layer": ``remove_filters(fresh_model, amount, example_input)``.
     """
     plan = _plan(model, amount, "filter", criterion, scope, True, example_input, generator)
-    names = _names(plan.graph)
+    names = names_of(plan.graph)
     return remove_channels(model, {names[conv]: channels for conv, channels in plan.picks.items()}, example_input)
-
-
-def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> list[ChannelGroup]:
-    """The groups of a model, in the order of their first convolutions. Channels that are an output of the model are in
-    none.
-
-    Args:
-        model: any module with convolutions; it is left as it is.
-        example_input: a batch as the model takes it; None tries one black image of 32x32.
-
-    Raises:
-        ValueError: no convolutions, layers that cannot be paired (grouped convolutions, GroupNorm, a model whose every
-            channel is an output, ...), noise or another parametrization on the weights (detach it first), or an input
-            that the model does not take.
-        ImportError: Torch-Pruning is missing.
-    """
-    check_model(model)
-    return _groups(_trace(plain_copy(model), example_input))
-
-
-def remove_channels(model: nn.Module, picks: Mapping[str, Iterable[int]], example_input: Tensor) -> nn.Module:
-    """A smaller network without the channels named: filters go with their biases and BatchNorm, with the weights that
-    read them, and with whatever additions tie to them. It computes what the model does with all that set to zero, up to
-    rounding, on ``example_input`` (that is checked). ``model`` is left as it is; masks become ordinary zeros.
-
-    Args:
-        model: as for :func:`channel_groups`.
-        picks: channels to remove, from 0, by the root of their group: the first convolution that makes them.
-        example_input: a batch as the model takes it.
-
-    Raises:
-        ValueError: as :func:`channel_groups`; a name that is not the root of a group; a channel that is not there, or
-            every channel of a group; a smaller network whose output differs, which means that the model mixes channels
-            where no module shows it.
-        ImportError: Torch-Pruning is missing.
-    """
-    check_model(model)
-    silenced, graph = plain_copy(model), _trace(plain_copy(model), example_input)
-    small: nn.Module = graph.model
-    chosen: Any = {small.get_submodule(k): v for k, v in _checked(picks, _groups(graph)).items()}
-    for (layer, name), kept in _silencing_masks(graph, chosen).items():
-        silenced.get_submodule(layer).get_parameter(name).data.mul_(kept)
-    for conv, channels in chosen.items():
-        _group(graph, conv, channels).prune(record_history=False)
-    for name, parameter in silenced.named_parameters():
-        small.get_parameter(name).requires_grad_(parameter.requires_grad)
-    with contextlib.suppress(ValueError):  # it may not even run
-        if agree(run_once(small, example_input), run_once(silenced, example_input)):
-            return small
-    raise ValueError(
-        "without these channels the model computes something else: some operation that is no module mixes its "
-        "channels; use prune(model, amount), which masks and does not cut, or make that operation a module"
-    )
-
-
-def _checked(picks: Mapping[str, Iterable[int]], groups: Iterable[ChannelGroup]) -> dict[str, list[int]]:
-    """``picks`` in order, each channel once, without what is empty."""
-    sizes = {group.root: group.size for group in groups}
-    result = {root: sorted(set(channels)) for root, channels in picks.items()}
-    for root, channels in result.items():
-        if root not in sizes:
-            raise ValueError(
-                f"{root!r} is not the first convolution of a group of channels that can go; those are "
-                f"{', '.join(map(repr, sizes))}: name channels under theirs"
-            )
-        if channels and (channels[0] < 0 or channels[-1] >= sizes[root] or len(channels) == sizes[root]):
-            raise ValueError(
-                f"{root!r} has the channels 0 to {sizes[root] - 1}, of which one at least must stay; got {channels}"
-            )
-    return {root: channels for root, channels in result.items() if channels}
 
 
 def recalibrate_batchnorm(
@@ -323,17 +229,6 @@ def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
         for handle in handles:
             handle.remove()
     return pd.DataFrame(rows, columns=["layer", "shift", "variance_ratio"])
-
-
-def apply_masks(model: nn.Module) -> nn.Module:
-    """Make masked numbers ordinary zeros and take the masks off: the state-dict keys are plain ones again. Changes
-    ``model`` and returns it; a model without masks is left as it is."""
-    for module, name in _masked(model):
-        masks.remove(module, name)
-        # masked parameters come back last; optimizers count on weight, then bias
-        for known in [known for known in ("weight", "bias") if known in module._parameters]:
-            module._parameters[known] = module._parameters.pop(known)
-    return model
 
 
 def curve(
@@ -444,15 +339,15 @@ def _plan(
     check_model(model)
     plain = plain_copy(model)
     convs = {name: module for name, module in plain.named_modules() if isinstance(module, nn.Conv2d)}
-    graph = _trace(plain, example_input) if silence or criterion in ("bn", "folded") else None
+    graph = trace(plain, example_input) if silence or criterion in ("bn", "folded") else None
     scores = {}
     for name, conv in convs.items():
         scale = _scale(graph, name, conv, criterion) if criterion in ("bn", "folded") else None
         scores[conv] = _score(conv, scale, granularity, criterion, generator)
     if silence:
-        channels = _channels(graph, scores, criterion)
+        channels = tied_channels(graph, scores, criterion)
         picks = {conv: p.nonzero().flatten().tolist() for conv, p in _pick(channels, amount, criterion, scope).items()}
-        return _Plan(_silencing_masks(graph, picks), picks, graph)
+        return _Plan(silencing_masks(graph, picks), picks, graph)
     zeroed = {}
     picked = _pick(scores, amount, criterion, scope)
     for name, conv in convs.items():
@@ -466,25 +361,6 @@ def _check_amount(amount: Any) -> float:
     if isinstance(amount, bool) or not isinstance(amount, numbers.Real) or not 0 <= float(amount) < 1:
         raise ValueError(f"amount must be a number with 0 <= amount < 1 (the share to prune), got {amount!r}")
     return float(amount)
-
-
-def check_model(model: nn.Module) -> None:
-    """ValueError unless the model has convolutions, and only weights that are fixed and finite numbers."""
-    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-        raise ValueError(f"this model has no nn.Conv2d, so no filters to prune: it is made of {kinds}")
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module) or "weight_g" in module._parameters:
-            raise ValueError(
-                f"{name!r} is parametrized (Bridgeout or weight_norm, perhaps), so its weights are not fixed numbers: "
-                "call detach_bridgeout(model), or torch's remove_parametrizations or remove_weight_norm, first"
-            )
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(
-                f"{name} holds NaN or infinity, so nothing can be ranked: load a sound checkpoint, or train again with "
-                "a lower lr"
-            )
 
 
 def _score(
@@ -531,141 +407,6 @@ def _lowest(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, True)
 
 
-# --- how layers are connected -----------------------------------------------------------------------------------------
-
-
-def _trace(plain: nn.Module, example_input: Tensor | None) -> Any:
-    """Torch-Pruning's dependency graph of ``plain``, which becomes ``graph.model``."""
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise ImportError(
-            "removing or silencing filters, and criteria that look at BatchNorm, need Torch-Pruning: "
-            "pip install torch-pruning"
-        ) from error
-    if example_input is None:
-        example_input = black_image(plain)
-    run_once(plain, example_input)
-    plain.requires_grad_(True)  # the graph is read off the one of autograd
-    example_input = example_input[:1].to(device_of(plain, example_input))
-    with torch.enable_grad(), evaluating(plain), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch_pruning.DependencyGraph().build_dependency(
-            plain, example_input, forward_fn=lambda model, x: model(x), verbose=False
-        )
-
-
-def black_image(model: nn.Module) -> Tensor:
-    """A batch of one image of 32x32 zeros, with the channels that the first convolution takes."""
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    return torch.zeros(1, first.in_channels, 32, 32)
-
-
-def _group(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
-    """All that goes when these channels of ``conv`` go: items with .dep.target.module, .idxs and .root_idxs."""
-    return graph.get_pruning_group(conv, graph.get_pruner_of_module(conv).prune_out_channels, channels)
-
-
-def _names(graph: Any) -> dict[Any, str]:
-    return {module: name for name, module in graph.model.named_modules()}
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
-
-
-def _channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: str) -> dict[nn.Conv2d, Tensor]:
-    """The channels that can go, each under the first convolution that puts it out, with one score for all that are tied
-    to it. Refuses layers whose channels cannot be told apart."""
-    names = _names(graph)
-    for conv in scores:
-        if conv.groups > 1 and not _is_depthwise(conv):
-            raise ValueError(
-                f"{names[conv]!r} is a convolution of {conv.groups} groups, whose filters cannot go one by "
-                "one: only ordinary and depthwise convolutions can be silenced or removed; prune with silence=False"
-            )
-    power = 1 if criterion == "l1" else 2
-    result: dict[nn.Conv2d, Tensor] = {}
-    seen: set[nn.Module] = set()
-    for root in scores:
-        # a depthwise convolution that no other one feeds works on the model's input
-        if root in seen or root not in graph.module2node or _is_depthwise(root):
-            continue
-        total = torch.zeros_like(scores[root])
-        members = torch.zeros_like(total)
-        if any(item.dep.target.module is root and len(item.idxs) > 1 for item in _group(graph, root, [0])):
-            raise ValueError(
-                f"the filters of {names[root]!r} are tied to each other (their output is split and joined again): they "
-                "can be neither silenced nor removed; prune with silence=False"
-            )
-        items = list(_group(graph, root, list(range(root.out_channels))))
-        for item in items:
-            module = item.dep.target.module
-            if isinstance(module, nn.Conv2d) and graph.is_out_channel_pruning_fn(item.dep.handler):
-                seen.add(module)
-                if criterion == "random" and module is not root:
-                    continue
-                total[item.root_idxs] += scores[module][item.idxs].pow(power)
-                members[item.root_idxs] += 1
-            elif isinstance(module, nn.Parameter) or (module in names and not isinstance(module, CUTTABLE)):
-                raise ValueError(
-                    f"the filters of {names[root]!r} reach {names.get(module, 'a bare parameter')!r} "
-                    f"({type(module).__name__}), which may tie channels together: they can be neither silenced nor "
-                    "removed; prune with silence=False"
-                )
-        ends = [item.dep for item in items if not item.dep.target.outputs]
-        if not any(graph.is_out_channel_pruning_fn(dep.handler) for dep in ends):  # a last layer only reads it
-            result[root] = (total / members).pow(1 / power)
-    if not result:
-        raise ValueError("every filter of this model is an output of it: there is none to silence or remove")
-    return result
-
-
-def _silencing_masks(graph: Any, picks: dict[nn.Conv2d, list[int]]) -> dict[tuple[str, str], Tensor]:
-    """Masks over the very numbers that would be cut."""
-    names = _names(graph)
-    result: dict[tuple[str, str], Tensor] = {}
-    for conv, channels in picks.items():
-        for item in _group(graph, conv, channels) if channels else ():
-            module = item.dep.target.module
-            if not isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm):
-                continue
-            produces = graph.is_out_channel_pruning_fn(item.dep.handler)
-            for parameter in ("weight", "bias"):
-                value = getattr(module, parameter)
-                if value is None or (parameter == "bias" and not produces):
-                    continue
-                key = names[module], parameter
-                kept = result.setdefault(key, torch.ones_like(value, dtype=torch.bool))
-                (kept if produces else kept.transpose(0, 1))[item.idxs] = False
-    return result
-
-
-def _groups(graph: Any) -> list[ChannelGroup]:
-    names = _names(graph)
-    convs = [m for m in graph.model.modules() if isinstance(m, nn.Conv2d)]
-    try:
-        roots = list(_channels(graph, {conv: torch.zeros(conv.out_channels) for conv in convs}, "l2"))
-    except ValueError as error:
-        reason = str(error).removesuffix("; prune with silence=False")
-        raise ValueError(
-            f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
-        ) from error
-    return [_members(graph, root, names) for root in roots]
-
-
-def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup:
-    members: dict[tuple[str, bool], Member] = {}
-    for item in _group(graph, root, list(range(root.out_channels))):
-        module, writes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
-            members[names[module], writes] = Member(names[module], writes, places, channels)
-    order = list(names.values())  # that of the model, so that sums have the same bits in every run
-    in_order = sorted(members.values(), key=lambda m: (order.index(m.layer), m.writes))
-    return ChannelGroup(names[root], root.out_channels, tuple(in_order))
-
-
 def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
     """Root mean square of the scales of the BatchNorms behind each filter of ``conv``."""
     behind, queue = set(), list(graph.module2node[conv].outputs) if conv in graph.module2node else []
@@ -681,7 +422,7 @@ def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
             queue += node.outputs
     total = torch.zeros(conv.out_channels, dtype=torch.float64)
     members = torch.zeros_like(total)
-    for item in _group(graph, conv, list(range(conv.out_channels))) if behind else ():
+    for item in group_of(graph, conv, list(range(conv.out_channels))) if behind else ():
         norm = item.dep.target.module
         if norm in behind and norm.affine and (criterion == "bn" or norm.running_var is not None):
             scale = norm.weight.detach().cpu().double()
@@ -695,29 +436,3 @@ def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
             f"{' and running statistics' if criterion == 'folded' else ''}: use criterion='l2'"
         )
     return (total / members).sqrt()
-
-
-# --- copies and masks -------------------------------------------------------------------------------------------------
-
-
-def _masked(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The masked parameters, as torch.nn.utils.prune keeps them."""
-    suffix = "_mask"
-    return [
-        (module, key.removesuffix(suffix))
-        for module in model.modules()
-        for key in list(module._buffers)
-        if key.endswith(suffix) and key.removesuffix(suffix) + "_orig" in module._parameters
-    ]
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """A deep copy. torch copies no tensor with a history, which is what a masked weight is after a forward pass."""
-    for module, name in _masked(model):
-        setattr(module, name, getattr(module, name).detach())
-    return copy.deepcopy(model)
-
-
-def plain_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in which masked numbers are ordinary zeros."""
-    return apply_masks(_copy(model))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .modules import capture_activations
 from .noise import DtypeError
 
 
@@ -102,45 +103,6 @@ def record_activations(
             "rms": out.square().mean().sqrt().item(),
         }
     return result
-
-
-@torch.no_grad()
-def capture_activations(
-    model: nn.Module, inputs: Tensor, *, where: Callable[[str, nn.Module], bool] | None = None
-) -> dict[str, Tensor]:
-    """The outputs themselves, ``{layer name: tensor}``; arguments and errors as in :func:`record_activations`."""
-    leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
-    if where is None:
-        chosen = [(n, m) for n, m in model.named_modules() if type(m).__module__ == "torch.nn.modules.activation"]
-        chosen = [(n, m) for n, m in chosen if not isinstance(m, nn.MultiheadAttention)] or leaves
-    else:
-        chosen = [(n, m) for n, m in model.named_modules() if where(n, m)]
-    if not chosen:
-        raise ValueError("where() picked no module of this model: nothing to record")
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, args: object, out: object) -> None:
-            if name in outputs:
-                raise ValueError(
-                    f"{name!r} runs twice in one forward pass: give each use a module of its own, or leave it out with "
-                    "where"
-                )
-            if isinstance(out, Tensor):
-                outputs[name] = out.detach().clone()  # an in-place nonlinearity behind it would overwrite it
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in chosen]
-    modes = [(module, module.training) for module in model.modules()]  # a frozen BatchNorm stays frozen
-    try:
-        model.eval()(inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
-        for handle in handles:
-            handle.remove()
-    return outputs
 
 
 def _vectors(x: Tensor, dim: int | tuple[int, ...] | None, least: int = 2) -> Tensor:

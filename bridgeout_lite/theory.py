@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .noise import FORMS, bridgeout, check_choice, check_exponent, check_probability, sparseout
+from .checks import check_choice, check_exponent, check_probability
+from .noise import FORMS, bridgeout, sparseout
 
 FAMILIES = ("gaussian", "bernoulli", "poisson", "softmax")
 PLACES = ("features", "weights")

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .checks import as_number, check_choice, check_whole
 from .cudagraph import Replay, Work
 from .data import IMAGE_SETS, Images, Split
 from .models import MODELS, build_model
-from .noise import as_number, check_choice, check_whole
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -190,7 +190,7 @@ def fit(
         graph: record forward and backward pass as a CUDA graph and replay it. Starting its hundreds of kernels one by
             one is what a small network costs most on a GPU. The model must run the same operations at every step and
             read no value back.
-        regulariser: a :class:`bridgeout_lite.structured.Regulariser`: its penalty is added to the loss, and it may act
+        regulariser: a :class:`bridgeout_lite.rivals.base.Regulariser`: its penalty is added to the loss, and it may act
             after each step.
 
     Raises:

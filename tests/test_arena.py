@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite import arena
-from bridgeout_lite.arena import ArenaExperiment
-from bridgeout_lite.ledger import arena as judged
-from bridgeout_lite.records import Record
+from bridgeout_lite.runs.records import Record
+from bridgeout_lite.studies import arena
+from bridgeout_lite.studies.arena import ArenaExperiment
+from bridgeout_lite.studies.arena import claims as judged
 
 TINY = {
     "dataset": "digits",
@@ -257,5 +257,5 @@ def test_the_recorded_repeats_are_those_of_the_recorded_choice(monkeypatch):
             experiment = ArenaExperiment(method=method, **strength, **arena.NETWORKS[network])
             assert arena.setting(experiment.spec) == best[method], method
     recorded = {record.key for record in bl.notebook.results("arena")}
-    wanted = {bl.records.fingerprint(e.spec) for e in bl.sweeps.SWEEPS["arena"]()}
+    wanted = {bl.runs.records.fingerprint(e.spec) for e in bl.studies.SWEEPS["arena"]()}
     assert recorded <= wanted

@@ -10,9 +10,9 @@ from browser import in_fresh_python, module, still_page, told, visit, weight
 from scipy import stats
 
 import bridgeout_lite as bl
-from bridgeout_lite import arena
-from bridgeout_lite.arena import LABELS, TREATMENTS
-from bridgeout_lite.protocol import pareto_front
+from bridgeout_lite.stats import pareto_front
+from bridgeout_lite.studies import arena
+from bridgeout_lite.studies.arena import LABELS, TREATMENTS
 from bridgeout_lite.widgets.arena import STYLES, Arena
 
 METHODS = ("none", "dropout", "dropconnect", "sparseout", "bridgeout", "targeted", "l0-gates", "l1", "group-lasso")

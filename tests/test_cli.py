@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import cli, experiments, sweeps
+from bridgeout_lite import cli
+from bridgeout_lite import studies as sweeps
 from bridgeout_lite.cli import main
+from bridgeout_lite.studies import images as experiments
 
 TRAIN = ["train", "--dataset", "digits", "--train", "128", "--width", "0.25", "--epochs", "1", "--device", "cpu"]
 
@@ -230,7 +232,7 @@ def test_sweep_on_an_unknown_device(capsys, tmp_path):
     ],
 )
 def test_sweep_options_that_cannot_be(capsys, tmp_path, monkeypatch, options, message):
-    monkeypatch.setattr("bridgeout_lite.runner.PATIENCE", 1.0)
+    monkeypatch.setattr("bridgeout_lite.runs.runner.PATIENCE", 1.0)
     assert message in failed(capsys, main(["sweep", "smoke", "--store", str(tmp_path / "x.jsonl"), *options]))
 
 

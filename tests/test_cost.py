@@ -76,7 +76,7 @@ def test_masks_save_nothing():
     model = bl.build_model("smallcnn", width=0.5)
     whole = bl.cost.count(model, image)
     assert bl.cost.count(bl.pruning.prune(model, 0.5, silence=True), image) == whole
-    assert bl.cost.count(bl.pruning.apply_masks(model), image) == whole
+    assert bl.cost.count(bl.channels.apply_masks(model), image) == whole
 
 
 def test_measure_says_what_it_measured():
@@ -113,7 +113,7 @@ def test_peak_memory_counts_weights_and_buffers():
     masked = bl.pruning.prune(bl.build_model("smallcnn", width=0.25), 0.5)
     image = torch.zeros(1, 3, 32, 32)
     assert (
-        bl.cost.measure(bl.pruning.apply_masks(masked), image).peak_memory_bytes
+        bl.cost.measure(bl.channels.apply_masks(masked), image).peak_memory_bytes
         < bl.cost.measure(bl.pruning.prune(masked, 0.5), image).peak_memory_bytes
     )
 
@@ -196,9 +196,11 @@ def test_onnx_without_its_packages(package, tmp_path, monkeypatch):
 
 def test_agreement_is_relative_to_the_largest_output():
     one = torch.tensor([1.0, -100.0])
-    assert bl.cost.agree(one + 0.009, one) and not bl.cost.agree(one + 0.011, one)
-    assert not bl.cost.agree(one[:1], one) and not bl.cost.agree(one * torch.nan, one)
-    assert bl.cost.agree(torch.zeros(2), torch.zeros(2)) and not bl.cost.agree(torch.zeros(2) + 2e-6, torch.zeros(2))
+    assert bl.modules.agree(one + 0.009, one) and not bl.modules.agree(one + 0.011, one)
+    assert not bl.modules.agree(one[:1], one) and not bl.modules.agree(one * torch.nan, one)
+    assert bl.modules.agree(torch.zeros(2), torch.zeros(2)) and not bl.modules.agree(
+        torch.zeros(2) + 2e-6, torch.zeros(2)
+    )
 
 
 def test_latencies_are_taken_in_turn_and_the_models_stay_as_they_are():

@@ -22,7 +22,8 @@ import torch
 
 import bridgeout_lite as bl
 from bridgeout_lite import data, tv_compat
-from bridgeout_lite.data import DataError, load_images, load_text
+from bridgeout_lite.data import DataError, load_images
+from bridgeout_lite.text import load_text
 
 FOLDER = "cifar-10-batches-py"
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
@@ -132,7 +133,7 @@ def contents(root):
 # --- names, sizes, splits ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loader", "known"), [(load_images, data.IMAGE_SETS), (load_text, data.TEXT_SETS)])
+@pytest.mark.parametrize(("loader", "known"), [(load_images, data.IMAGE_SETS), (load_text, bl.text.TEXT_SETS)])
 @pytest.mark.parametrize("name", ["imagenet", "", None, "CIFAR10"])
 def test_unknown_data_set_lists_the_known_ones(loader, known, name):
     with pytest.raises(ValueError, match="unknown") as error:
@@ -660,7 +661,7 @@ def install(monkeypatch, root, name, files):
     for file, text in files.items():
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_bytes(text.encode())
-    monkeypatch.setitem(data._TEXT_FILES, name, tuple((f, md5(t.encode())) for f, t in files.items()))
+    monkeypatch.setitem(bl.text._TEXT_FILES, name, tuple((f, md5(t.encode())) for f, t in files.items()))
 
 
 def test_text_falls_back_to_the_manual_and_says_so_once(offline, capsys):

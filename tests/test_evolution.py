@@ -11,8 +11,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import bridgeout_lite as bl
-from bridgeout_lite import evolution
-from bridgeout_lite.evolution import (
+from bridgeout_lite.channels import channel_groups, remove_channels
+from bridgeout_lite.rivals import LAWS, Stress, stressed, survival, synapse_probability
+from bridgeout_lite.runs.records import fingerprint
+from bridgeout_lite.studies import evolution
+from bridgeout_lite.studies.evolution import (
     EvolutionExperiment,
     TeacherExperiment,
     at_size,
@@ -25,10 +28,7 @@ from bridgeout_lite.evolution import (
     synthesize,
     teachers_frame,
 )
-from bridgeout_lite.ledger.evolution import SECTION, against_control, stress_gain
-from bridgeout_lite.pruning import channel_groups, remove_channels
-from bridgeout_lite.records import fingerprint
-from bridgeout_lite.structured import LAWS, Stress, stressed, survival, synapse_probability
+from bridgeout_lite.studies.evolution.claims import SECTION, against_control, stress_gain
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 RECIPE = bl.Recipe(epochs=1, batch_size=32, flip=False, crop=1, precision="float32")

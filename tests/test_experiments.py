@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, experiments
-from bridgeout_lite.experiments import measure_activations, run
-from bridgeout_lite.records import fingerprint, rounded
-from bridgeout_lite.sparsity import capture_activations
+from bridgeout_lite import Experiment, Recipe
+from bridgeout_lite.modules import capture_activations
+from bridgeout_lite.runs.records import fingerprint, rounded
+from bridgeout_lite.studies import images as experiments
+from bridgeout_lite.studies.activations.measures import measure_activations
+from bridgeout_lite.studies.images import run
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
 QUICK = Experiment("digits", width=0.25, p=0.2, q=1.5, train=256, valid=64, recipe=RECIPE)
@@ -41,7 +43,7 @@ def untimed(record):
 
 
 def test_the_spec_is_complete():
-    assert set(QUICK.spec) == {f.name for f in dataclasses.fields(Experiment)} - set(experiments.LATER)
+    assert set(QUICK.spec) == {f.name for f in dataclasses.fields(Experiment)} - set(bl.runs.records.OMITTED_DEFAULTS)
     assert set(QUICK.spec["recipe"]) == {f.name for f in dataclasses.fields(Recipe)}
     spec = json.loads(json.dumps(QUICK.spec))
     assert spec == QUICK.spec and fingerprint(spec) == fingerprint(QUICK.spec)
@@ -55,7 +57,7 @@ def test_later_knobs_leave_older_fingerprints_alone():
     assert Experiment(**{**old.spec, "recipe": recipe}).spec == old.spec
     later = Experiment(cut=0.5, measures=("pruning",), target="filters", target_fraction=0.5)
     spec = dict(later.spec)
-    assert set(experiments.LATER) <= set(spec)
+    assert set(bl.runs.records.OMITTED_DEFAULTS) <= set(spec)
     assert Experiment(**{**spec, "recipe": Recipe(**spec["recipe"])}) == later
 
 
@@ -96,9 +98,9 @@ def test_every_knob_changes_the_fingerprint():
     changed = [dataclasses.replace(QUICK, **{k: v}) for k, v in CHANGES.items()]
     recipes = [dataclasses.replace(RECIPE, **{k: v}) for k, v in RECIPE_CHANGES.items()]
     changed += [dataclasses.replace(QUICK, recipe=r) for r in recipes]
-    assert {*CHANGES, "recipe"} - set(experiments.LATER) <= set(QUICK.spec) and set(RECIPE_CHANGES) <= set(
-        QUICK.spec["recipe"]
-    )
+    assert {*CHANGES, "recipe"} - set(bl.runs.records.OMITTED_DEFAULTS) <= set(QUICK.spec) and set(
+        RECIPE_CHANGES
+    ) <= set(QUICK.spec["recipe"])
     assert len({fingerprint(e.spec) for e in [QUICK, *changed]}) == 1 + len(changed)
 
 
@@ -219,7 +221,7 @@ def test_measured_activations_equal_direct_computation(images):
     assert layer["noise_ratio"] == pytest.approx(float(x.abs().pow(q).mean() / x.square().mean()), rel=1e-4)
     each = torch.stack([bl.sparsity.gini(image) for image in x]).mean()
     assert layer["per_sample"]["gini"] == pytest.approx(float(each), rel=1e-4)
-    edges = 10.0 ** torch.tensor(experiments.HISTOGRAM_EDGES) * layer["rms"]
+    edges = 10.0 ** torch.tensor(bl.studies.activations.measures.HISTOGRAM_EDGES) * layer["rms"]
     shares = [float(((x >= low) & (x < high)).float().mean()) for low, high in itertools.pairwise(edges)]
     assert layer["histogram"][1:-1] == pytest.approx(shares[1:-1], rel=6e-3, abs=2e-5)  # three digits are kept
     assert sum(layer["histogram"]) == pytest.approx(1 - layer["zero_fraction"], rel=6e-3)  # the outer bins are open
@@ -267,8 +269,8 @@ def test_rounding_keeps_six_digits_and_drops_what_json_cannot_say():
 
 def test_activation_maps_keep_the_first_channels_and_exact_zeros(images):
     model = bl.build_model("smallcnn", width=0.5)
-    maps = experiments.activation_maps(model, images)
-    assert maps["images"] == [i for i in experiments.MAPPED_IMAGES if i < len(images.valid)]
+    maps = bl.studies.activations.measures.activation_maps(model, images)
+    assert maps["images"] == [i for i in bl.studies.activations.measures.MAPPED_IMAGES if i < len(images.valid)]
     outputs = capture_activations(model, images.normalize(images.valid.x[maps["images"]]))
     for name, layer in maps["layers"].items():
         levels = np.frombuffer(zlib.decompress(base64.b64decode(layer["levels"])), np.uint8).reshape(layer["shape"])

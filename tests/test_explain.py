@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite import explain
 from bridgeout_lite.data import Split
-from bridgeout_lite.flowers import flowers
+from bridgeout_lite.studies import explanations as explain
+from bridgeout_lite.studies.explanations.flowers import flowers
 
 pytest.importorskip("captum")
 
@@ -61,7 +61,7 @@ def test_features_are_normalised_by_layer_and_as_a_whole():
     layers = [name for name, _ in features.places]
     sums = torch.stack([features.values[:, [n == name for n in layers]].sum(1) for name in dict.fromkeys(layers)])
     assert torch.allclose(sums, sums[0].expand_as(sums), rtol=1e-5), "every layer has the same share"
-    out = bl.sparsity.capture_activations(model, x)["relu3"]
+    out = bl.modules.capture_activations(model, x)["relu3"]
     own = features.values[:, [n == "relu3" for n in layers]]
     power = out.square().sum((2, 3))
     assert torch.allclose(own / own.sum(1, keepdim=True), power / power.sum(1, keepdim=True), atol=1e-6)
@@ -386,7 +386,7 @@ def test_silenced_channels_are_silent_for_as_long():
     model, x = network(), draw(2, 3, 32, 32)
     before = model(x)
     with explain.silenced(model, [("relu1", 0), ("relu5", 3), ("relu1", 2)]):
-        outputs = bl.sparsity.capture_activations(model, x)
+        outputs = bl.modules.capture_activations(model, x)
         assert not torch.allclose(model(x), before)
     assert outputs["relu1"][:, [0, 2]].abs().sum() == 0 == outputs["relu5"][:, 3].abs().sum()
     assert torch.equal(model(x), before)
@@ -466,7 +466,7 @@ def test_bad_experiments():
 
 def test_the_sweep_has_three_seeds_of_everything():
     experiments = explain.explanations()
-    assert len({bl.records.fingerprint(e.spec) for e in experiments}) == len(experiments) == 27
+    assert len({bl.runs.records.fingerprint(e.spec) for e in experiments}) == len(experiments) == 27
     settings = {(e.dataset, e.method, e.p, e.q) for e in experiments}
     assert len(settings) * 3 == len(experiments)
 
@@ -520,7 +520,7 @@ def test_the_frame_of_recorded_runs():
 
 
 def test_the_verdicts_are_those_of_the_numbers():
-    from bridgeout_lite.ledger.explanations import SECTION
+    from bridgeout_lite.studies.explanations.claims import SECTION
 
     def verdicts(runs):
         return [claim.judge(runs).verdict for claim in SECTION.claims]

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite import featureflow
-from bridgeout_lite.featureflow import (
+from bridgeout_lite.rivals import curvature, is_residual_point, length, trajectories, turning
+from bridgeout_lite.runs.records import Record, Store, fingerprint
+from bridgeout_lite.studies import feature_flow as featureflow
+from bridgeout_lite.studies.feature_flow import (
     PLAIN,
     FlowExperiment,
     feature_flow,
@@ -23,9 +25,7 @@ from bridgeout_lite.featureflow import (
     weakest_blocks,
     without_blocks,
 )
-from bridgeout_lite.ledger.flow import SECTION
-from bridgeout_lite.records import Record, Store, fingerprint
-from bridgeout_lite.structured import curvature, is_residual_point, length, trajectories, turning
+from bridgeout_lite.studies.feature_flow.claims import SECTION
 
 QUICK = bl.Recipe(epochs=1, batch_size=64, precision="float32")
 
@@ -164,7 +164,7 @@ def test_the_sweep_and_the_names_of_its_settings():
     assert (
         setting(FlowExperiment(length=1e-5, curvature=0.25, norm=1).spec) == "length 1e-05 and curvature 0.25, L1 norm"
     )
-    assert bl.sweeps.SWEEPS["feature-flow"]() == runs
+    assert bl.studies.SWEEPS["feature-flow"]() == runs
 
 
 def test_a_run_is_recorded_and_read(tmp_path, monkeypatch):

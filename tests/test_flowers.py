@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from bridgeout_lite import Recipe, build_model, fit
-from bridgeout_lite.flowers import COLOURS, GRAIN, JITTER, PARTS, VARIANTS, class_names, flowers, render, sketch
+from bridgeout_lite.studies.explanations.flowers import (
+    COLOURS,
+    GRAIN,
+    JITTER,
+    PARTS,
+    VARIANTS,
+    class_names,
+    flowers,
+    render,
+    sketch,
+)
 
 
 def generator(seed=0):

@@ -11,7 +11,7 @@ from browser import in_fresh_python, module, told, weight
 from scipy import stats
 
 from bridgeout_lite import Experiment, Recipe, Record
-from bridgeout_lite.language import LanguageExperiment, LanguageRecipe
+from bridgeout_lite.studies.language import LanguageExperiment, LanguageRecipe
 from bridgeout_lite.widgets.headline import CHOSEN, IMAGES, Headline, pack
 
 IMAGE_LAYERS = ("relu1", "relu5")

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from bridgeout_lite import landmarks
-from bridgeout_lite.landmarks import Pairs, face, load_pairs, pixel_centres, render, shapes
+from bridgeout_lite.studies.structured_output import faces as landmarks
+from bridgeout_lite.studies.structured_output.faces import Pairs, face, load_pairs, pixel_centres, render, shapes
 
 
 def draws(seed=0):

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import bridgeout_lite as bl
-from bridgeout_lite import CheckpointError, language
-from bridgeout_lite.data import Corpus
-from bridgeout_lite.language import (
+from bridgeout_lite import CheckpointError
+from bridgeout_lite.runs.records import fingerprint
+from bridgeout_lite.studies import language
+from bridgeout_lite.studies.language import (
     LanguageExperiment,
     LanguageRecipe,
     build_language_model,
@@ -22,8 +23,7 @@ from bridgeout_lite.language import (
     run_language,
     sample,
 )
-from bridgeout_lite.records import fingerprint
-from bridgeout_lite.text import tokenize
+from bridgeout_lite.text import Corpus, tokenize
 
 MODELS = ("lstm", "transformer")
 QUICK = LanguageRecipe(epochs=3, batch_size=8, length=8, lr=0.01, precision="float32")
@@ -329,7 +329,7 @@ def test_hidden_states_are_measured(name):
     windows = torch.randint(0, 20, (8, 6), generator=torch.Generator().manual_seed(0))
     places = measure_hidden(model, windows, 1.5)
     assert list(places) == [n for n, m in model.named_modules() if is_noise_place(n, m)]
-    outputs = bl.sparsity.capture_activations(model, windows, where=is_noise_place)
+    outputs = bl.modules.capture_activations(model, windows, where=is_noise_place)
     for place, measured in places.items():
         x = outputs[place]
         one = bl.sparsity.hoyer(x[2, 3])

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from bridgeout_lite import cost, ledger, models, protocol, published
-from bridgeout_lite.language import SEARCHED_P, SEARCHED_Q, language_model
-from bridgeout_lite.ledger import CLAIMS, LEAST_SEEDS, SECTIONS, sizes
-from bridgeout_lite.records import Record
-from bridgeout_lite.sweeps import SWEEPS
+from bridgeout_lite import cost, ledger, models, stats
+from bridgeout_lite.ledger import CLAIMS, SECTIONS
+from bridgeout_lite.runs.records import Record
+from bridgeout_lite.studies import SWEEPS, base, published
+from bridgeout_lite.studies.base import LEAST_SEEDS
+from bridgeout_lite.studies.language import SEARCHED_P, SEARCHED_Q, language_model
+from bridgeout_lite.studies.literature import sizes
+from bridgeout_lite.studies.pruning import curves as protocol
 
 
 def claim(*words):
@@ -296,7 +299,7 @@ def test_counts_are_compared_as_they_are_rounded(digits, verdict):
 
 
 def test_what_others_subtracted_wrongly_is_told():
-    assert claim("DepGraph gains").judge([]) == ledger.Finding(
+    assert claim("DepGraph gains").judge([]) == base.Finding(
         "+0.24", "not reproduced", "calculated from the published numbers that it is made of"
     )
     assert claim("OICSR's table").judge([]).verdict == "reproduced"
@@ -304,7 +307,7 @@ def test_what_others_subtracted_wrongly_is_told():
 
 @pytest.mark.parametrize(("values", "n"), [([], 0), ([5.0], 1), ([4.0, 5.0, 6.0], 3)])
 def test_an_interval_needs_two_values(values, n):
-    mean, low, high, count = ledger.interval(pd.Series(values, dtype=float))
+    mean, low, high, count = stats.interval(pd.Series(values, dtype=float))
     assert count == n and math.isnan(mean) == (n == 0) and math.isnan(low) == math.isnan(high) == (n < 2)
     assert n < 2 or high - mean == pytest.approx(mean - low) == pytest.approx(4.302653 / 3**0.5)  # t of 2 degrees
 

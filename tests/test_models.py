@@ -125,7 +125,7 @@ def test_the_number_of_3x3_convolutions(name, convolutions):
 @pytest.mark.parametrize("name,sizes", [("vgg16", [32, 16, 8, 4, 2]), ("vgg11", [32, 16, 8, 4, 2])])
 def test_vgg_halves_the_image_after_each_stage(name, sizes):
     model = bl.build_model(name, width=0.05)
-    shapes = bl.sparsity.capture_activations(model, torch.randn(1, 3, 32, 32), where=lambda n, m: "relu" in n)
+    shapes = bl.modules.capture_activations(model, torch.randn(1, 3, 32, 32), where=lambda n, m: "relu" in n)
     stages = {"vgg11": VGG11, "vgg16": VGG16}[name]
     assert [out.shape[-1] for out in shapes.values()] == [
         n for n, stage in zip(sizes, stages, strict=True) for _ in stage
@@ -135,7 +135,7 @@ def test_vgg_halves_the_image_after_each_stage(name, sizes):
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_residual_networks_halve_the_image_twice(name):
     model = bl.build_model(name, width=0.1)
-    stages = bl.sparsity.capture_activations(
+    stages = bl.modules.capture_activations(
         model, torch.randn(1, 3, 32, 32), where=lambda n, m: n in ("stage1", "stage2", "stage3")
     )
     assert [tuple(out.shape[-2:]) for out in stages.values()] == [(32, 32), (16, 16), (8, 8)]

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, protocol, pruning, sweeps
-from bridgeout_lite.experiments import dropout_places, run
-from bridgeout_lite.records import Record, fingerprint
+from bridgeout_lite import Experiment, Recipe, pruning
+from bridgeout_lite import studies as sweeps
+from bridgeout_lite.runs.records import Record, fingerprint
+from bridgeout_lite.studies.images import dropout_places, run
+from bridgeout_lite.studies.pruning import curves as protocol
 
 RECIPE = Recipe(epochs=1, batch_size=32, lr=0.05, precision="float32")
 SMALL = {"width": 0.125, "train": 128, "valid": 64, "recipe": RECIPE}
@@ -164,9 +166,9 @@ def test_the_advantage_is_paired_by_seed():
         records.append(record)
     rows = protocol.at_best(protocol.curves_frame(records), "zeroed")
     assert set(rows["split"]) == {"test"} and len(rows) == 12
-    assert protocol.advantage(rows, "bridgeout", "none", (0.1, 0.2)) == (15.0, 15.0, 15.0, 2)
-    assert protocol.advantage(rows, "bridgeout", "none", (0.0,)) == (-5.0, -5.0, -5.0, 2)
-    assert protocol.advantage(rows, "bridgeout", "dropout", (0.1,))[3] == 0
+    assert bl.stats.advantage(rows, "bridgeout", "none", (0.1, 0.2)) == (15.0, 15.0, 15.0, 2)
+    assert bl.stats.advantage(rows, "bridgeout", "none", (0.0,)) == (-5.0, -5.0, -5.0, 2)
+    assert bl.stats.advantage(rows, "bridgeout", "dropout", (0.1,))[3] == 0
 
 
 @pytest.mark.parametrize(
@@ -196,17 +198,17 @@ def test_the_recorded_runs_are_those_of_the_sweep():
 def test_a_front_is_what_no_other_point_beats():
     costs = [3, 1, 2, 2, 4, 1, 5, 3]
     scores = [50.0, 30.0, 60.0, 40.0, 60.0, 30.0, 70.0, 20.0]
-    front = protocol.pareto_front(costs, scores)
+    front = bl.stats.pareto_front(costs, scores)
     assert front == [1, 2, 6]  # of the twins 1 and 5 the first
     points = list(zip(costs, scores, strict=True))
     for k, (cost, score) in enumerate(points):
         beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
         assert beaten == (k not in front) or k == 5
-    assert protocol.pareto_front([], []) == []
+    assert bl.stats.pareto_front([], []) == []
 
 
 def test_a_front_is_of_whole_points():
     with pytest.raises(ValueError):
-        protocol.pareto_front([1.0], [1.0, 2.0])
+        bl.stats.pareto_front([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="must be finite numbers: leave out"):
-        protocol.pareto_front([1.0, 2.0], [1.0, float("nan")])
+        bl.stats.pareto_front([1.0, 2.0], [1.0, float("nan")])

@@ -13,15 +13,9 @@ from torch import nn
 
 import bridgeout_lite as bl
 from bridgeout_lite import pruning
+from bridgeout_lite.channels import apply_masks
 from bridgeout_lite.models import MODELS
-from bridgeout_lite.pruning import (
-    CRITERIA,
-    apply_masks,
-    curve,
-    prune,
-    recalibrate_batchnorm,
-    remove_filters,
-)
+from bridgeout_lite.pruning import CRITERIA, curve, prune, recalibrate_batchnorm, remove_filters
 from bridgeout_lite.sparsity import filter_norms
 
 # The whole zoo but for the largest, whose parts are those of its small sister.
@@ -284,7 +278,7 @@ def test_silencing_masks_all_that_serves_the_channel():
         for k in range(conv.out_channels):
             numbers = (conv.bias[k], norm.weight[k], norm.bias[k], reader.weight[:, k].abs().sum())
             assert [float(n) == 0 for n in numbers] == [k in gone] * 4
-    out = bl.sparsity.capture_activations(model, images_like())
+    out = bl.modules.capture_activations(model, images_like())
     assert all(
         not out[f"relu{number}"][:, sorted(zeroed(model.get_submodule(f"conv{number}")))].any()
         for number in range(1, 9)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgeout_lite import published
+from bridgeout_lite.studies import published
 
 READ = Path(__file__).parents[2] / "shared" / "facts" / "batch_bridgeout_curves.json"
 

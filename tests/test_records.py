@@ -18,9 +18,10 @@ import torch
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy.stats import sem, t
 
-from bridgeout_lite import Record, Store, records
+from bridgeout_lite import Record, Store, stats
+from bridgeout_lite.runs import provenance, records
 
 
 def record(number: int = 0, **spec) -> Record:
@@ -400,14 +401,14 @@ def test_appending_waits_for_the_lock(store):
 
 
 def test_provenance_is_json_and_says_where_and_with_what():
-    where = records.provenance("cpu", "digits", "abc")
+    where = provenance.provenance("cpu", "digits", "abc")
     assert json.loads(json.dumps(where, allow_nan=False)) == where
     assert where["data"] == "digits" and where["data_checksum"] == "abc" and where["torch"] == torch.__version__
     assert where["threads"] == torch.get_num_threads() and where["device"]
     assert where["commit"] is None or len(where["commit"]) == 40
     assert where["dirty"] in (True, False, None)
     assert pd.Timestamp(where["started"]).utcoffset().total_seconds() == 0
-    assert records.package_version() == where["package"]
+    assert provenance.package_version() == where["package"]
 
 
 # ---- summaries --------------------------------------------------------------------------------------------------
@@ -416,31 +417,31 @@ def test_provenance_is_json_and_says_where_and_with_what():
 def test_summarise_against_scipy():
     g = np.random.default_rng(0)
     rows = pd.DataFrame({"q": np.repeat([2.0, 1.0], [5, 3]), "p": 0.5, "accuracy": g.normal(60, 2, 8)})
-    table = records.summarise(rows, ["q", "p"], "accuracy")
+    table = stats.summarise(rows, ["q", "p"], "accuracy")
     assert list(table.columns) == ["q", "p", "mean", "n", "low", "high"]
     assert table["q"].tolist() == [1.0, 2.0] and table["n"].tolist() == [3, 5]
     for row in table.itertuples():
         values = rows.loc[rows["q"] == row.q, "accuracy"]
-        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+        low, high = t.interval(0.95, len(values) - 1, values.mean(), sem(values))
         assert (row.mean, row.low, row.high) == pytest.approx((values.mean(), low, high), rel=1e-12)
 
 
 def test_a_group_of_one_has_no_interval():
-    table = records.summarise(pd.DataFrame({"q": [1.0, 2.0, 2.0], "v": [3.0, 4.0, 4.0]}), ["q"], "v")
+    table = stats.summarise(pd.DataFrame({"q": [1.0, 2.0, 2.0], "v": [3.0, 4.0, 4.0]}), ["q"], "v")
     assert table["mean"].tolist() == [3.0, 4.0] and table["n"].tolist() == [1, 2]
     assert math.isnan(table["low"][0]) and math.isnan(table["high"][0])
     assert table["low"][1] == table["high"][1] == 4.0
 
 
 def test_summarise_leaves_out_missing_values():
-    table = records.summarise(pd.DataFrame({"q": [1.0] * 3, "v": [3.0, math.nan, 5.0]}), ["q"], "v")
+    table = stats.summarise(pd.DataFrame({"q": [1.0] * 3, "v": [3.0, math.nan, 5.0]}), ["q"], "v")
     assert table["n"].tolist() == [2] and table["mean"].tolist() == [4.0]
 
 
 def test_summarise_keeps_groups_without_a_value():
     """Plain training has no q: its rows must not vanish from the table."""
     rows = pd.DataFrame({"method": ["none"] * 2 + ["sparseout"] * 2, "q": [None, None, 1.0, 1.0], "v": [1.0, 2, 3, 4]})
-    table = records.summarise(rows, ["method", "q"], "v")
+    table = stats.summarise(rows, ["method", "q"], "v")
     assert table["method"].tolist() == ["none", "sparseout"] and table["mean"].tolist() == [1.5, 3.5]
 
 
@@ -451,7 +452,7 @@ def test_the_commit_is_ours_or_unknown(tmp_path):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    code = "import bridgeout_lite.records as r; print(r.__file__, r._commit())"
+    code = "import bridgeout_lite.runs.records as r; print(r.__file__, r._commit())"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True

@@ -14,10 +14,13 @@ import torch
 from filelock import FileLock
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, Store, data, experiments, runner, sweeps, training
-from bridgeout_lite.experiments import run
-from bridgeout_lite.records import fingerprint
-from bridgeout_lite.runner import parse_budget, sweep, with_seeds
+from bridgeout_lite import Experiment, Recipe, Store, data, training
+from bridgeout_lite import studies as sweeps
+from bridgeout_lite.runs import runner
+from bridgeout_lite.runs.records import fingerprint
+from bridgeout_lite.runs.runner import parse_budget, sweep, with_seeds
+from bridgeout_lite.studies import images as experiments
+from bridgeout_lite.studies.images import run
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
 QUICK = Experiment("digits", width=0.25, p=0.2, q=1.5, train=256, valid=64, recipe=RECIPE)
@@ -201,7 +204,9 @@ def test_a_run_that_diverges_is_a_result_and_stops_nothing(tmp_path, capsys):
     assert sweep([wild], store, **DEVICE) == records[:1], "and is not tried again"
     frame = experiments.runs_frame(records)
     assert frame["test_accuracy"].isna().tolist() == [True, False]
-    assert len(experiments.layers_frame(records)) == len(experiments.layers_frame(records[1:]))
+    assert len(bl.studies.activations.measures.layers_frame(records)) == len(
+        bl.studies.activations.measures.layers_frame(records[1:])
+    )
 
 
 def test_a_run_that_fails_is_told_after_the_others_are_done(tmp_path, monkeypatch):
@@ -276,7 +281,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capsys, counte
 SCRIPT = """
 import sys
 import bridgeout_lite as bl
-from bridgeout_lite.sweeps import smoke
+from bridgeout_lite.studies import smoke
 bl.sweep(smoke(), sys.argv[1], device="cpu", progress=False)
 """
 
@@ -352,7 +357,7 @@ def test_a_cluster_that_loses_a_worker_loses_nothing(tmp_path, undisturbed):
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://here", "tcp://"])
 def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch, address):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("bridgeout_lite.runner.PATIENCE", 1.0)
+    monkeypatch.setattr("bridgeout_lite.runs.runner.PATIENCE", 1.0)
     with pytest.raises(OSError, match=f"no Dask scheduler answers at {address}: start one with `dask scheduler`"):
         sweep(GRID, tmp_path / "grid.jsonl", backend=address, progress=False)
 

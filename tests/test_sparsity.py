@@ -309,14 +309,14 @@ def test_the_order_is_that_of_execution():
 
 def test_capture_gives_the_tensors_themselves():
     model = network().eval()
-    outputs = sparsity.capture_activations(model, images())
+    outputs = bl.modules.capture_activations(model, images())
     assert torch.equal(outputs["5"], model(images()))
     assert not any(v.requires_grad for v in outputs.values())
 
 
 def test_a_layer_before_an_in_place_nonlinearity():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)).eval()
-    outputs = sparsity.capture_activations(model, images(), where=lambda n, m: isinstance(m, nn.Conv2d))
+    outputs = bl.modules.capture_activations(model, images(), where=lambda n, m: isinstance(m, nn.Conv2d))
     assert torch.equal(outputs["0"], model[0](images()))
 
 
@@ -340,9 +340,9 @@ class Again(nn.Module):
 def test_a_layer_that_runs_twice_has_no_single_output():
     model = Again()
     with pytest.raises(ValueError, match="'relu' runs twice in one forward pass: give each use a module of its own"):
-        sparsity.capture_activations(model, torch.randn(2, 3))
+        bl.modules.capture_activations(model, torch.randn(2, 3))
     assert model.training and not any(m._forward_hooks for m in model.modules())
-    found = sparsity.capture_activations(
+    found = bl.modules.capture_activations(
         model, torch.randn(2, 3), where=lambda name, module: name in ("first", "second")
     )
     assert list(found) == ["first", "second"]
@@ -351,11 +351,11 @@ def test_a_layer_that_runs_twice_has_no_single_output():
 @pytest.mark.parametrize("name", bl.models.MODELS)
 def test_no_network_of_ours_runs_a_layer_twice(name):
     model = bl.build_model(name, width=0.05)
-    assert sparsity.capture_activations(model, torch.randn(2, 3, 32, 32), where=lambda name, module: bool(name))
+    assert bl.modules.capture_activations(model, torch.randn(2, 3, 32, 32), where=lambda name, module: bool(name))
 
 
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_no_language_model_of_ours_does_either(name):
-    model = bl.language.build_language_model(name, 20, width=8)
+    model = bl.studies.language.build_language_model(name, 20, width=8)
     tokens = torch.randint(20, (6, 2), generator=torch.Generator().manual_seed(0))
-    assert sparsity.capture_activations(model, tokens, where=bl.language.is_noise_place)
+    assert bl.modules.capture_activations(model, tokens, where=bl.studies.language.is_noise_place)

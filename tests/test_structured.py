@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
 import bridgeout_lite as bl
-from bridgeout_lite.pruning import apply_masks, remove_channels
-from bridgeout_lite.structured import (
+from bridgeout_lite.channels import apply_masks, remove_channels
+from bridgeout_lite.rivals import (
     L1,
     OICSR,
     PENALTIES,

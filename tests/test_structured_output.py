@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 
 import bridgeout_lite as bl
-from bridgeout_lite import CheckpointError, structured_output
-from bridgeout_lite.landmarks import Pairs, face, load_pairs, shapes
-from bridgeout_lite.records import Record, fingerprint
-from bridgeout_lite.structured_output import (
+from bridgeout_lite import CheckpointError
+from bridgeout_lite.runs.records import Record, fingerprint
+from bridgeout_lite.studies import structured_output
+from bridgeout_lite.studies.structured_output import (
     SharedAutoencoders,
     StructuredExperiment,
     StructuredRecipe,
     fit_structured,
     predict,
 )
+from bridgeout_lite.studies.structured_output.faces import Pairs, face, load_pairs, shapes
 
 QUICK = StructuredRecipe(epochs=4, steps=10, batch_size=16)
 
@@ -343,7 +344,7 @@ def test_weights_are_chosen_by_validation_in_the_search_alone():
 
 
 def test_the_sweep_has_every_variant_with_its_seeds():
-    experiments = bl.sweeps.SWEEPS["structured-output"]()
+    experiments = bl.studies.SWEEPS["structured-output"]()
     assert len({fingerprint(e.spec) for e in experiments}) == len(experiments)
     frame = structured_output.structured_frame([Record(e.spec, {"valid_error": 0.0}, {}) for e in experiments])
     for dataset, (counts, more, seeds) in structured_output.TASKS.items():
@@ -384,7 +385,7 @@ def made_up(gain, seeds=3):
 
 
 def verdicts(records):
-    claims = bl.ledger.structured_output.SECTION.claims
+    claims = bl.studies.structured_output.claims.SECTION.claims
     return {claim.claim: claim.judge(records).verdict for claim in claims}
 
 
@@ -403,7 +404,7 @@ def test_verdicts_follow_the_records():
 
 
 def test_speed_is_counted_to_a_target_of_the_same_labels_and_seed():
-    frame = bl.ledger.structured_output.with_speed(structured_output.structured_frame(made_up(-0.02)))
+    frame = bl.studies.structured_output.claims.with_speed(structured_output.structured_frame(made_up(-0.02)))
     alone = frame[frame["variant"] == "sup"]
     assert (alone["epochs"] == 3).all() and len(alone) == len(alone.drop_duplicates(["dataset", "labels", "seed"]))
 

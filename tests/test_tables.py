@@ -7,9 +7,10 @@ import json
 import pandas as pd
 import pytest
 
-from bridgeout_lite import Experiment, Recipe, Record, Store, tables
+from bridgeout_lite import Experiment, Recipe, Record, Store
 from bridgeout_lite.cli import main
-from bridgeout_lite.records import FORMAT
+from bridgeout_lite.runs import tables
+from bridgeout_lite.runs.records import FORMAT
 
 
 def run(seed=0, accuracy=60.0, *, commit="0123456789abcdef", **spec):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite.data import Corpus, DataError, load_text
-from bridgeout_lite.text import build_vocabulary, split, streams, tokenize
+from bridgeout_lite.data import DataError
+from bridgeout_lite.text import Corpus, build_vocabulary, load_text, split, streams, tokenize
 
 CORPUS = Corpus("verse", "a b\nb c c c", "a d\n", "e e\n", "0" * 16, embedded=True)
 

@@ -22,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError, Recipe, training
-from bridgeout_lite.arena import ArenaExperiment
 from bridgeout_lite.cudagraph import Replay
 from bridgeout_lite.data import Images, Split
-from bridgeout_lite.evolution import EvolutionExperiment
-from bridgeout_lite.featureflow import FlowExperiment
+from bridgeout_lite.studies.arena import ArenaExperiment
+from bridgeout_lite.studies.evolution import EvolutionExperiment
+from bridgeout_lite.studies.feature_flow import FlowExperiment
 from bridgeout_lite.training import augment, evaluate, fit, pick_device, pick_precision
 
 QUICK = Recipe(epochs=3, batch_size=64, lr=0.05, precision="float32")

@@ -1,19 +1,31 @@
-"""In-page figures: sliders that compute in the page, with or without a kernel. One class, one .js and one .css each."""
+"""The figures that live in the page: one .py, .js and .css each. Each is loaded when it is first used."""
 
-from .activations import ActivationExplorer
-from .arena import Arena
-from .geometry import BridgeGeometry
-from .headline import Headline
-from .learn import LearnWhileYouDrag
-from .noise_penalty import NoisePenalty
-from .pruning_explorer import PruningExplorer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ActivationExplorer",
-    "Arena",
-    "BridgeGeometry",
-    "Headline",
-    "LearnWhileYouDrag",
-    "NoisePenalty",
-    "PruningExplorer",
-]
+if TYPE_CHECKING:
+    from .activations import ActivationExplorer
+    from .arena import Arena
+    from .geometry import BridgeGeometry
+    from .headline import Headline
+    from .learn import LearnWhileYouDrag
+    from .noise_penalty import NoisePenalty
+    from .pruning_explorer import PruningExplorer
+
+_HOME = {
+    "ActivationExplorer": "activations",
+    "Arena": "arena",
+    "BridgeGeometry": "geometry",
+    "Headline": "headline",
+    "LearnWhileYouDrag": "learn",
+    "NoisePenalty": "noise_penalty",
+    "PruningExplorer": "pruning_explorer",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return globals()[name]

@@ -16,9 +16,10 @@ import traitlets
 from matplotlib.figure import Figure as Picture
 
 from ..data import DataError, Images, load_images
-from ..experiments import HISTOGRAM_EDGES, MAPPED_IMAGES, Experiment, run
 from ..figures import BLUE, GREY, RED, panels
-from ..records import Record
+from ..runs.records import Record
+from ..studies.activations.measures import HISTOGRAM_EDGES, MAPPED_IMAGES
+from ..studies.images import Experiment, run
 from ..training import Recipe
 from .base import Figure
 

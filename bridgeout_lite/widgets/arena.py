@@ -9,10 +9,9 @@ import traitlets
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ..arena import LABELS, TREATMENTS
 from ..figures import BLUE, GREEN, GREY, ORANGE, RED, panels
-from ..protocol import pareto_front
-from ..records import summarise
+from ..stats import pareto_front, summarise
+from ..studies.arena.study import LABELS, TREATMENTS
 from .base import Figure, finite
 
 NETWORKS = {"vgg11": "VGG", "resnet14": "ResNet"}
@@ -114,7 +113,7 @@ class Arena(Figure):
         ValueError: the frame has no row, lacks a column, has a row twice, a number that is not finite, another
             treatment, or no whole network; a failure or a control is of what is not there.
 
-    See :func:`bridgeout_lite.arena.final` for such a frame of recorded runs.
+    See :func:`bridgeout_lite.studies.arena.study.final` for such a frame of recorded runs.
     """
 
     file = "arena"

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as Picture
 from scipy import stats
 
 from ..figures import BLUE, GREY, ORANGE, RED, panels
-from ..records import Record, summarise
+from ..runs.records import Record
+from ..stats import summarise
 from .base import Figure
 
 IMAGES = "smallcnn"

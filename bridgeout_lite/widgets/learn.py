@@ -9,8 +9,9 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes
 
+from ..checks import check_choice, check_exponent, check_probability
 from ..figures import BLUE, panels
-from ..noise import SLOPE_FLOOR, check_choice, check_exponent, check_probability
+from ..noise import SLOPE_FLOOR
 from ..theory import bridge_path
 from .base import Figure, uniforms
 

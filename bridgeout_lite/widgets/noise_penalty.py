@@ -5,8 +5,9 @@ import torch
 import traitlets
 from matplotlib.figure import Figure as Picture
 
+from ..checks import check_choice, check_exponent, check_probability
 from ..figures import BLUE, GREY, RED, panels
-from ..noise import FORMS, check_choice, check_exponent, check_probability
+from ..noise import FORMS
 from ..theory import relative_noise
 from .base import Figure, uniforms
 

@@ -1,0 +1,79 @@
+"""The deterministic rivals of the noise: penalties on weights, on coupled channels and on features, and learned gates.
+
+Each is a small object that knows nothing of the model and of which the model knows nothing:
+
+* ``penalty(model)`` is a scalar to add to the mean loss of the mini-batch, after the forward pass;
+* ``after_step(model, lr)`` is to be called after each step of the optimizer; it does nothing where the method asks for
+  nothing there;
+* those that need to see features or to put gates on weights have ``attach(model)`` and ``detach(model)`` as well.
+
+=========================== =================================================================== =======================
+object                      what it asks to be small                                            makes exact zeros
+=========================== =================================================================== =======================
+:class:`L1`                 single weights                                                      if ``proximal``
+:class:`GroupLasso`         filters                                                             if ``proximal``
+:class:`SparseGroupLasso`   filters and single weights, by variable splitting                   in its copy, ``settle``
+:class:`OICSR`              channels: filters and the weights that read them                    no; it ranks for removal
+:class:`FeatureFlow`        length and curvature of the way that features take through layers   no
+:class:`L0Gates`            the expected number of open gates, one gate a filter                yes, by ``detach``
+:class:`TargetedDropout`    nothing: it rehearses the loss of the smallest weights              yes, by ``detach``
+:class:`Stress`             nothing: it rehearses the loss of weights that offspring may lack   no
+=========================== =================================================================== =======================
+
+DropConnect is :func:`attach_dropconnect`, which is Bridgeout at q = 2 in its odd form. Dropout is
+``bl.attach_sparseout(model, p, 2.0)``; filter pruning by L1 norm is
+``bl.pruning.prune(model, amount, criterion="l1")``.
+
+A strength here multiplies a term of the *mean* loss. Papers and codes that divide their penalty by the number N of
+training examples have strength times N for it.
+"""
+
+from ..channels import ChannelGroup, channel_groups
+from .base import Regulariser, finish
+from .channels import OICSR, group_energy, prune_to_budget
+from .gates import (
+    LAWS,
+    HardConcrete,
+    L0Gates,
+    Stress,
+    TargetedDropout,
+    attach_dropconnect,
+    stressed,
+    survival,
+    synapse_probability,
+)
+from .paths import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
+from .penalties import L1, GroupLasso, SparseGroupLasso
+from .proximal import PENALTIES, penalty_value, prox, shrink_groups
+
+__all__ = [
+    "L1",
+    "LAWS",
+    "OICSR",
+    "PENALTIES",
+    "ChannelGroup",
+    "FeatureFlow",
+    "GroupLasso",
+    "HardConcrete",
+    "L0Gates",
+    "Regulariser",
+    "SparseGroupLasso",
+    "Stress",
+    "TargetedDropout",
+    "attach_dropconnect",
+    "channel_groups",
+    "curvature",
+    "finish",
+    "group_energy",
+    "is_residual_point",
+    "length",
+    "penalty_value",
+    "prox",
+    "prune_to_budget",
+    "shrink_groups",
+    "stressed",
+    "survival",
+    "synapse_probability",
+    "trajectories",
+    "turning",
+]

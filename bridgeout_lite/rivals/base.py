@@ -1,0 +1,101 @@
+"""What every rival is to a training loop, and the checks that they share."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils import parametrize
+
+from ..modules import Where, modules_where
+
+
+class Regulariser:
+    """What a training loop needs to know of a method: a term of the loss, and what follows a step."""
+
+    _model: weakref.ref[nn.Module] | None = None  # that it has met, where what it keeps is of one model
+
+    def _keep_to(self, model: nn.Module) -> None:
+        if self._model is None:
+            self._model = weakref.ref(model)
+        elif self._model() is not model:
+            raise ValueError(f"this {type(self).__name__} has met another model: make one for each")
+
+    def __getstate__(self) -> dict[str, Any]:  # of a copy, which may go with a copy of the model
+        return {k: v for k, v in self.__dict__.items() if k != "_model"}
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """A scalar to add to the mean loss of the mini-batch that the model has just seen."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        """What the method does once the optimizer has stepped with learning rate ``lr``; most do nothing."""
+
+    def resume(self, steps: int) -> None:
+        """Be what the method is after so many steps of a run whose model is as it was then; 0 at the start of one. Most
+        have no state beside the model's."""
+
+
+def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
+    """End a training as the method says: put sparse copies in the place of weights (``settle``), take gates, masks or
+    watchers off (``detach``). Changes ``model`` and returns it; nothing happens for a method that asks for neither."""
+    for end in ("settle", "detach"):
+        if hasattr(regulariser, end):
+            getattr(regulariser, end)(model)
+    return model
+
+
+def check_weights(w: Any, dimensions: int = 0) -> None:
+    """ValueError unless ``w`` is a floating-point tensor of so many dimensions at least."""
+    if not isinstance(w, Tensor) or not w.is_floating_point():
+        raise ValueError(f"weights must be a floating-point tensor, got {getattr(w, 'dtype', type(w).__name__)}")
+    if w.dim() < dimensions:
+        raise ValueError(f"filters or rows need weights of {dimensions} dimensions or more, got shape {tuple(w.shape)}")
+
+
+def is_convolution(name: str, module: nn.Module) -> bool:
+    """The default place of the penalties: the weights of every convolution, groups being its filters."""
+    return isinstance(module, nn.Conv2d)
+
+
+def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
+    """:func:`modules_where`; ValueError too if one has no matrix of weights whose rows are what it puts out."""
+    picked = modules_where(model, where)
+    for name, module in picked:
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, _ConvTransposeNd):
+            raise ValueError(
+                f"where() picked {name!r}, a {type(module).__name__}, which has no filters or rows of weights, one for "
+                "each of its outputs: pick convolutions and linear layers only"
+            )
+    return picked
+
+
+def clean_weight(name: str, module: nn.Module) -> nn.Parameter:
+    """The weight that the optimizer moves: under a parametrization such as Bridgeout the clean one. ValueError if it is
+    made of other parameters."""
+    if parametrize.is_parametrized(module, "weight"):
+        weight = getattr(module.parametrizations["weight"], "original", None)  # type: ignore[index, union-attr]
+    else:
+        weight = module._parameters.get("weight")
+    if isinstance(weight, nn.Parameter):
+        return weight
+    raise ValueError(
+        f"{name!r} carries a pruning mask: call bl.pruning.apply_masks(model) first"
+        if hasattr(module, "weight_mask")
+        else f"the weight of {name!r} is made of other parameters (weight_norm, perhaps): take that off first"
+    )
+
+
+def parameters(model: nn.Module, where: Where) -> list[nn.Parameter]:
+    """The clean weights of the modules picked; one that several share is there once."""
+    return list(dict.fromkeys(clean_weight(name, module) for name, module in pick(model, where)))
+
+
+def zero_like(model: nn.Module) -> Tensor:
+    """A scalar 0 where the model is."""
+    first = next(model.parameters(), None)
+    if first is None:
+        raise ValueError("this model has no parameters: there is nothing to train or to penalise")
+    return torch.zeros((), device=first.device)

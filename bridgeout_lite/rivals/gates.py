@@ -1,0 +1,357 @@
+r"""Stochastic gates: DropConnect, targeted dropout, hard-concrete L0 gates and stress, as parametrizations of weights.
+
+How three of them are kin to Bridgeout, by what happens to one weight w with drop probability p in training:
+
+================================== ==================================== =============================================
+method                             training                             evaluation
+================================== ==================================== =============================================
+DropConnect                        w r/(1-p), r ~ Bernoulli(1-p)        w
+Bridgeout, q = 2, form "odd"       the same, to the bit                 w
+Bridgeout, q = 2, form "even"      w + abs(w) xi: same mean, variance   w
+Targeted dropout                   w r on the smallest weights, no      0 on the smallest weights, w elsewhere
+                                   1/(1-p); w elsewhere
+Bridgeout, q = 2, "odd", targeted  w r/(1-p) on the smallest kernels    w
+Stress                             w (1 - s m), m = 1 with a            w
+                                   probability that falls with abs(w)
+================================== ==================================== =============================================
+
+For w >= 0, or for p = 1/2, the even form has the law of DropConnect too; else it has not: a negative weight becomes 2w
+with probability p, and w (1-2p)/(1-p) otherwise. One mask serves the whole mini-batch, as in Batch Bridgeout; the
+DropConnect of its paper draws one an image and in evaluation samples from a normal distribution.
+
+Sources: Wan et al. 2013 (DropConnect); Gomez et al. 2019, arXiv:1905.13678, and its released code (targeted dropout);
+Louizos, Welling and Kingma 2018, arXiv:1712.01312, and its released code (hard concrete). Stress is our reading of the
+abstract of Shafiee et al. 2019, arXiv:1801.05387, and its probability one of Shafiee et al. 2016, arXiv:1606.04393: of
+neither was the text at hand.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..checks import as_number, check_choice, check_fraction, check_positive, check_probability
+from ..layers import attach_bridgeout, unparametrize
+from ..modules import Where
+from ..noise import keep_mask, smallest
+from .base import Regulariser, check_weights, clean_weight, is_convolution, pick, zero_like
+
+# Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
+
+LAWS = ("exp", "rescaled")
+
+
+def attach_dropconnect(model: nn.Module, p: float, *, where: Where | None = None) -> nn.Module:
+    """DropConnect with one mask a mini-batch: ``bl.attach_bridgeout(model, p, 2.0, form="odd", where=where)``, to be
+    taken off with ``bl.detach_bridgeout``."""
+    return attach_bridgeout(model, p, 2.0, form="odd", where=where)
+
+
+class TargetedMask(nn.Module):
+    """The parametrization behind :class:`TargetedDropout`."""
+
+    def __init__(self, p: float, fraction: float, target: str) -> None:
+        super().__init__()
+        self.p, self.fraction, self.target = p, fraction, target
+
+    def forward(self, w: Tensor) -> Tensor:
+        rows = w.flatten(1)  # of a matrix the noise ranks the elements of each row
+        targeted = smallest(rows, self.fraction, "filters" if self.target == "filters" else "kernels").view_as(w)
+        if self.training:
+            kept = keep_mask(rows, self.p).to(w.device).view_as(rows).bool().view_as(w)
+            targeted = targeted & ~kept
+        return w.masked_fill(targeted, 0.0)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}, fraction={self.fraction:g}, target={self.target!r}"
+
+
+@dataclasses.dataclass(eq=False)
+class TargetedDropout(Regulariser):
+    """Drop the smallest weights now and then in training, without rescaling, and always in evaluation, so that the
+    network learns to do without them.
+
+    Args:
+        p: drop probability of a targeted weight (alpha of the paper), 0 <= p < 1.
+        fraction: share that is targeted (gamma of the paper), 0 <= fraction <= 1.
+        target: "weights": of each filter or row the ``int(n * fraction)`` smallest weights; "filters": of each layer
+            the ``int(O * fraction)`` filters of the smallest L2 norm, whose weights drop one by one, as released.
+        where: picks the layers; default: every ``Conv2d``. The released code leaves out the first and the last layer.
+
+    There is no penalty. :meth:`attach` before training; :meth:`detach` leaves the targeted weights at zero.
+
+    Raises:
+        ValueError: a bad argument; on attaching, as :class:`L0Gates`.
+    """
+
+    p: float = 0.5
+    fraction: float = 0.5
+    target: str = "weights"
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.p, self.fraction = check_probability(self.p), check_fraction(self.fraction, "fraction")
+        check_choice(self.target, ("weights", "filters"), "target")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the masks on the weights. Changes ``model`` and returns it."""
+        return _attach(model, self.where, lambda w: TargetedMask(self.p, self.fraction, self.target))
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Take the masks off; the weights are what evaluation sees, with exact zeros. Changes ``model``, returns it."""
+        return _detach(model, TargetedMask)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return zero_like(model)
+
+
+class HardConcrete(nn.Module):
+    r"""One gate a filter, in [0, 1], as a parametrization: the weight is multiplied by z.
+
+    In training, with u uniform in (0, 1) and one parameter :math:`\log\alpha` a filter,
+
+    .. math:: s = \sigma\bigl((\log u - \log(1-u) + \log\alpha)/\tfrac23\bigr), \quad
+              z = \min(1, \max(0,\, 1.2\,s - 0.1)),
+
+    so that z is exactly 0 or 1 with positive probability; in evaluation s is :math:`\sigma(\log\alpha)`.
+
+    Args:
+        filters: how many. closed: the share of gates to start shut, 0 < closed < 1 (0.3 in the released code).
+
+    Raises:
+        ValueError: closed outside of that.
+    """
+
+    def __init__(self, filters: int, closed: float = 0.3) -> None:
+        super().__init__()
+        share = as_number(closed)
+        if share is None or not 0 < share < 1:
+            raise ValueError(f"closed must be a number with 0 < closed < 1, got {closed!r}")
+        self.log_alpha = nn.Parameter(torch.full((filters,), math.log((1 - share) / share)))
+
+    def open_probability(self) -> Tensor:
+        """P(z > 0) of each gate, shape (filters,): the expected number of open gates is its sum."""
+        return torch.sigmoid(self.log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+
+    def gates(self) -> Tensor:
+        """z of each filter, shape (filters,): drawn anew in training."""
+        logits: Tensor = self.log_alpha
+        if self.training:
+            u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+            logits = (u.logit() + logits) / TEMPERATURE
+        return (logits.sigmoid() * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w * self.gates().view(-1, *(1,) * (w.dim() - 1)).to(w.dtype)
+
+    def extra_repr(self) -> str:
+        return f"filters={len(self.log_alpha)}"
+
+
+@dataclasses.dataclass(eq=False)
+class L0Gates(Regulariser):
+    r"""Hard-concrete gates on filters and a price on those that are open,
+    :math:`\lambda\sum_{\text{filters}} \#w\; P(z > 0)`: the expected number of weights that are not zero.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0 (the paper's, divided by the number of training examples).
+        closed: see :class:`HardConcrete`.
+        where: picks the layers; default: every ``Conv2d``.
+
+    :meth:`attach` before the optimizer is made: the gates bring parameters of their own. Weight decay acts on them like
+    on any other, pulling :math:`\log\alpha` to 0. :meth:`detach` multiplies the gates as evaluation sees them into the
+    weights: filters behind a closed gate are exactly zero.
+
+    Raises:
+        ValueError: a bad argument; a model of which nothing is picked, or a module without rows of weights, or whose
+            weight carries anything already; after that, one without gates.
+    """
+
+    strength: float
+    closed: float = 0.3
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+        HardConcrete(1, self.closed)
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the gates on the weights. Changes ``model`` and returns it."""
+        return _attach(model, self.where, lambda w: HardConcrete(len(w), self.closed).to(w.device))
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Multiply the gates into the weights and take them off. Changes ``model`` and returns it."""
+        return _detach(model, HardConcrete)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        total = zero_like(model)
+        for gate, w in _gated(model):
+            total = total + w[0].numel() * gate.open_probability().sum()
+        return self.strength * total
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        for gate, _ in _gated(model):  # the released bounds: beyond them the gradient is lost
+            if gate.log_alpha.requires_grad:
+                gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
+
+
+def survival(share: Tensor, law: str = "exp") -> Tensor:
+    r"""How likely an offspring has what in its parent has this share of the largest strength, 0 <= share <= 1.
+
+    Law "exp", as we recall the published one: :math:`e^{\text{share}-1}`, from 0.37 for nothing at all to 1. Law
+    "rescaled": :math:`(e^{\text{share}}-1)/(e-1)`, the same bend from 0 to 1. Shape as ``share``.
+
+    Raises:
+        ValueError: another law; shares outside of that.
+    """
+    check_choice(law, LAWS, "law")
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError("share must lie between 0 and 1 everywhere")
+    return (share - 1).exp() if law == "exp" else (share.expm1() / math.expm1(1)).clamp_max(1.0)  # no ulp above 1
+
+
+def synapse_probability(w: Tensor, law: str = "exp") -> Tensor:
+    r""":math:`P(w) = e^{\lvert w\rvert/Z - 1}` of each weight, Z being the largest magnitude of the layer; without a
+    gradient. Signs and a factor common to all weights do not matter; a layer of zeros has the probability of zero.
+
+    Args:
+        w: floating-point weights of one layer, of any shape. law: see :func:`survival`.
+
+    Raises:
+        ValueError: weights that are no numbers of floating point, or not finite; another law.
+    """
+    check_weights(w)
+    size = w.detach().abs()
+    top = size.amax() if size.numel() else size.sum()
+    if not top.isfinite():
+        raise ValueError("the weights hold NaN or infinity: load a sound checkpoint, or train with a lower lr")
+    return survival(size / top.clamp_min(torch.finfo(w.dtype).tiny), law)
+
+
+def stressed(
+    w: Tensor,
+    strength: float = 0.5,
+    training: bool = True,
+    *,
+    law: str = "exp",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Weights under stress, :math:`\tilde w = w(1 - s\,m)` with :math:`m \sim \mathrm{Bernoulli}(1-P(w))` for each
+    weight on its own: those that an offspring may lack are weakened now and then.
+
+    .. math:: E[\tilde w] = w\,(1 - s(1-P)), \qquad \mathrm{Var}[\tilde w] = s^2w^2\,P(1-P).
+
+    The formula is ours: the published one was not to be found.
+
+    Args:
+        w: floating-point weights of one layer. strength: s, 0 <= s <= 1; at 1 a weight that is hit is gone.
+        training: when false, or s = 0, ``w`` itself is returned.
+        law: of P, see :func:`survival`. generator: on the device of ``w``; None is torch's global one.
+
+    Returns:
+        A tensor like ``w``; its gradient is :math:`1 - s\,m`.
+
+    Raises:
+        ValueError: a strength outside [0, 1]; otherwise as :func:`synapse_probability`.
+    """
+    s = check_fraction(strength, "strength")
+    kept = synapse_probability(w, law)
+    if not training or s == 0:
+        return w
+    hit = torch.rand(w.shape, generator=generator, device=w.device) >= kept
+    return w * (1 - s * hit.to(w.dtype))
+
+
+class StressMask(nn.Module):
+    """The parametrization behind :class:`Stress`."""
+
+    def __init__(self, strength: float, law: str) -> None:
+        super().__init__()
+        self.strength, self.law = strength, law
+
+    def forward(self, w: Tensor) -> Tensor:
+        return stressed(w, self.strength, law=self.law) if self.training else w
+
+    def extra_repr(self) -> str:
+        return f"strength={self.strength:g}, law={self.law!r}"
+
+
+@dataclasses.dataclass(eq=False)
+class Stress(Regulariser):
+    """Weaken at random, in training, the weights that an offspring may lack: :func:`stressed`, with new draws at each
+    use of the weight, which is once a mini-batch. In evaluation the weights are themselves, larger than they were on
+    average in training: re-estimate BatchNorm (:func:`bridgeout_lite.pruning.recalibrate_batchnorm`) before you look.
+
+    Args:
+        strength: s, 0 <= s <= 1. law: see :func:`survival`.
+        where: picks the layers; default: every ``Conv2d``.
+
+    There is no penalty. :meth:`attach` before training, :meth:`detach` after it.
+
+    Raises:
+        ValueError: a bad argument; on attaching, as :class:`L0Gates`.
+    """
+
+    strength: float = 0.5
+    law: str = "exp"
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_fraction(self.strength, "strength")
+        check_choice(self.law, LAWS, "law")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the stress on the weights. Changes ``model`` and returns it."""
+        return _attach(model, self.where, lambda w: StressMask(self.strength, self.law))
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Take it off: the trained weights as they are. Changes ``model`` and returns it."""
+        return _detach(model, StressMask)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return zero_like(model)
+
+
+def _gated(model: nn.Module) -> list[tuple[HardConcrete, Tensor]]:
+    """The gates of a model with the weights behind them."""
+    found = {g: chain.original for _, chain in _chains(model) for g in chain if isinstance(g, HardConcrete)}
+    if not found:
+        raise ValueError("this model has no gates: call L0Gates(...).attach(model) before the optimizer is made")
+    return list(found.items())
+
+
+def _chains(model: nn.Module) -> list[tuple[nn.Module, Any]]:
+    modules = [m for m in model.modules() if parametrize.is_parametrized(m, "weight")]
+    return [(m, m.parametrizations["weight"]) for m in modules]  # type: ignore[index, union-attr]
+
+
+def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
+    picked = [(name, module, clean_weight(name, module)) for name, module in pick(model, where)]
+    for name, module, _ in picked:
+        if parametrize.is_parametrized(module, "weight"):
+            raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
+    made: dict[nn.Parameter, nn.Module] = {}  # one for a weight that several modules share
+    for _, module, w in picked:
+        if w not in made:
+            made[w] = make(w).train(module.training)
+        parametrize.register_parametrization(module, "weight", made[w])
+    return model
+
+
+@torch.no_grad()
+def _detach(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    ours = [(module, chain) for module, chain in _chains(model) if isinstance(chain[0], kind)]
+    values = {chain.original: chain[0].eval()(chain.original) for _, chain in ours}
+    for w, value in values.items():
+        w.copy_(value)
+    for module, chain in ours:
+        if len(chain) > 1:  # what was put on top of it stays
+            del chain[0]
+        else:
+            unparametrize(module)
+    return model

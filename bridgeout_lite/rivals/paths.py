@@ -1,0 +1,213 @@
+r"""Feature flow: the features of one image, layer after layer, are points on a path; keep it short and straight.
+
+With :math:`x_0, x_1, \dots` the features of consecutive layers of one shape (a *stage*),
+
+.. math:: k_1 \sum_l \lVert x_{l+1} - x_l\rVert + k_2 \sum_l \lVert x_{l+1} - 2x_l + x_{l-1}\rVert,
+
+the mean over the images of the batch, summed over stages. Features of different shape cannot be subtracted, so no path
+leads from one stage into the next. In a residual network, from block to block, :math:`x_{l+1} - x_l` is the residual
+branch, up to the nonlinearity behind the sum: the first term asks it to be silent.
+
+This is our reconstruction. The abstracts say that length and total absolute curvature of such paths are penalised;
+formula, norm, layers and strengths were not to be found.
+
+Source of the idea: Wu, Lan, Zhang and Xiang 2021, arXiv:2106.02914.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_positive
+from ..layers import is_activation
+from ..models import ResidualBlock
+from ..modules import Where, capture_activations, modules_where
+from .base import Regulariser
+
+
+def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
+    """Length of the path through features of one shape (batch, ...), the mean over the batch; 0 for one point.
+
+    Raises:
+        ValueError: no point, or points of different shapes.
+    """
+    _check_path(path)
+    return _size([after - before for before, after in itertools.pairwise(path)], path, norm)
+
+
+def curvature(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
+    """Sum of the second differences of the path, the mean over the batch; 0 for fewer than three points.
+
+    Raises:
+        ValueError: as :func:`length`.
+    """
+    _check_path(path)
+    return _size([c - 2 * b + a for a, b, c in zip(path, path[1:], path[2:], strict=False)], path, norm)
+
+
+def turning(path: Sequence[Tensor]) -> Tensor:
+    """Sum of the angles (radians) between one step of the path and the next, the mean over the batch; 0 for fewer than
+    three points. A step of length zero has no direction and turns nothing.
+
+    Unlike :func:`curvature` it does not change when all features are multiplied by a constant: this is what geometry
+    calls the total absolute curvature of a polygon.
+
+    Raises:
+        ValueError: as :func:`length`.
+    """
+    _check_path(path)
+    steps = [(after - before).float().flatten(1) for before, after in itertools.pairwise(path)]
+    total = torch.zeros((), device=path[0].device)
+    for a, b in itertools.pairwise(steps):
+        moved = (a.norm(dim=1) > 0) & (b.norm(dim=1) > 0)
+        # of the unit vectors a and b: exact for small angles too, where the cosine is flat
+        a, b = (torch.nn.functional.normalize(step, dim=1) for step in (a, b))
+        angle = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+        total = total + (angle * moved).mean()
+    return total
+
+
+def _check_path(path: Sequence[Tensor]) -> None:
+    if len({x.shape for x in path}) != 1:
+        raise ValueError(f"a path needs points of one shape, got {[tuple(x.shape) for x in path]}")
+
+
+def is_residual_point(name: str, module: nn.Module) -> bool:
+    """The points of a residual network's own steps: the output of its stem, called "relu", and of each
+    :class:`bridgeout_lite.models.ResidualBlock`."""
+    return name == "relu" or isinstance(module, ResidualBlock)
+
+
+def trajectories(model: nn.Module, inputs: Tensor, *, where: Where = is_activation) -> list[dict[str, Tensor]]:
+    """The paths that ``inputs`` take through ``model`` in evaluation mode, without gradients: for each stage the
+    features by the name of the module that puts them out. A path has two points or more.
+
+    Args:
+        model: any module; its training mode is restored. inputs: one batch, as the model takes it.
+        where: as for :class:`FeatureFlow`.
+
+    Raises:
+        ValueError: ``where`` picks no module, one that runs twice, or no two consecutive ones with features of one
+            shape.
+    """
+    points = capture_activations(model, inputs, where=where)
+    paths = [dict(run) for run in _runs(points.items(), key=lambda item: item[1].shape)]
+    if not paths:
+        raise ValueError(_no_path(points.values()))
+    return paths
+
+
+def _runs(points: Iterable[Any], key: Any) -> list[list[Any]]:
+    """The paths among the points in the order of execution: runs of two or more of one shape."""
+    runs = [list(run) for _, run in itertools.groupby(points, key=key)]
+    return [run for run in runs if len(run) > 1]
+
+
+def _no_path(points: Iterable[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(x.shape[1:])) for x in points)
+    return (
+        f"no two consecutive layers have features of one shape ({shapes}), so there is no path: pick other layers with "
+        "where"
+    )
+
+
+def _size(differences: Sequence[Tensor], path: Sequence[Tensor], norm: float) -> Tensor:
+    total = torch.zeros((), device=path[0].device)
+    for difference in differences:
+        total = total + torch.linalg.vector_norm(difference.float().flatten(1), norm, dim=1).mean()
+    return total
+
+
+@dataclasses.dataclass(eq=False)
+class FeatureFlow(Regulariser):
+    """Penalty on length and curvature of the features' paths; see the head of this module.
+
+    Args:
+        length, curvature: k1 and k2, finite and >= 0.
+        norm: 1 or 2, of the differences.
+        where: ``where(name, module)`` picks the modules whose outputs are the points; default: every nonlinearity.
+            :func:`is_residual_point` picks a residual network's own steps. A path is a run of points of equal shape,
+            in the order in which the modules run.
+
+    :meth:`attach` first: in training mode each call of the model then leaves its paths behind, and :meth:`penalty` uses
+    them up. A part of the model that is called on its own leaves nothing. Only one model at a time; a copy of the model
+    is watched by nobody.
+
+    Raises:
+        ValueError: a bad argument; nothing picked; attached twice, or not at all when penalty is asked for; a model
+            other than the one attached to; no call of it in training mode since the last penalty; no two consecutive
+            points of equal shape.
+    """
+
+    length: float = 0.0
+    curvature: float = 0.0
+    norm: float = 2.0
+    where: Where = dataclasses.field(default=is_activation, repr=False)
+
+    def __post_init__(self) -> None:
+        self.length = check_positive(self.length, "length")
+        self.curvature = check_positive(self.curvature, "curvature")
+        if self.norm not in (1, 2):
+            raise ValueError(f"norm must be 1 or 2, got {self.norm!r}")
+        self._points: list[Tensor] = []
+        self._handles: list[Any] = []
+        self._inside = False  # of a call of the model
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Watch the model's forward passes from now on. Returns it; its parameters and state dict stay as they are."""
+        if self._handles:
+            raise ValueError("this FeatureFlow is attached already: call detach(model) first, or make another")
+        picked = modules_where(model, self.where)
+        self._keep_to(model)
+        self._handles = [model.register_forward_pre_hook(self._start)]
+        self._handles += [module.register_forward_hook(self._visit) for _, module in picked]
+        self._handles.append(model.register_forward_hook(self._end, always_call=True))
+        return model
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Undo :meth:`attach`."""
+        if self._handles:
+            self._keep_to(model)
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._points, self._model = [], [], None
+        return model
+
+    def _start(self, module: nn.Module, inputs: Any) -> None:
+        self._points, self._inside = [], True
+
+    def _visit(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self._handles and self._inside and module.training and torch.is_grad_enabled():
+            self._points.append(output.clone())  # an in-place operation behind it would move the point
+
+    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._inside = False
+
+    def __deepcopy__(self, memo: Any) -> "FeatureFlow":  # of a copied model's hooks: features cannot be copied
+        return dataclasses.replace(self)
+
+    @property
+    def paths(self) -> list[list[Tensor]]:
+        """The paths of the last forward pass in training mode: runs of points of equal shape, two or more."""
+        return _runs(self._points, key=lambda x: x.shape)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        if not self._handles:
+            raise ValueError("FeatureFlow sees no features: call attach(model) before training")
+        self._keep_to(model)
+        if not self._points:
+            raise ValueError(
+                "no features to look at: run the model forward, in training mode, before each penalty(model)"
+            )
+        paths = self.paths
+        if not paths:
+            raise ValueError(_no_path(self._points))
+        self._points = []  # the graph behind them is not kept beyond the step
+        total = torch.zeros((), device=paths[0][0].device)
+        for path in paths:
+            total = total + self.length * length(path, self.norm) + self.curvature * curvature(path, self.norm)
+        return total

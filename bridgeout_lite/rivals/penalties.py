@@ -1,0 +1,208 @@
+r"""L1, group lasso, and the sparse group lasso with its nonconvex variants by variable splitting.
+
+A group is a filter of a convolution, or a row of a matrix: what one output reads. Its norm counts
+:math:`\sqrt{\#g}` times, #g being the number of its weights.
+
+Added to a loss and followed by gradient steps, neither L1 nor group lasso makes exact zeros: the step overshoots zero
+and comes back. Two ways out are here. ``proximal=True`` replaces the gradient of the penalty by its proximal map after
+each step, which is proximal gradient descent (for plain SGD). With momentum m it is a heuristic, and a weaker pull: the
+gradient of a penalty is carried on and moves a weight by lr/(1-m) times it, the proximal map by lr times it, so give
+the proximal form 1/(1-m) times the strength. Variable splitting trains a copy of the weights that is sparse.
+
+BatchNorm behind a convolution makes the scale of its filters meaningless to the function: such a filter can shrink
+under a penalty without any change of the output, while its gradient grows as it gets shorter.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_choice, check_positive
+from ..modules import Where
+from .base import Regulariser, is_convolution, parameters, zero_like
+from .proximal import PENALTIES, prox, shrink_groups
+
+
+@dataclasses.dataclass(eq=False)
+class _OnWeights(Regulariser):
+    strength: float
+    proximal: bool = False
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+        if not isinstance(self.proximal, bool):
+            raise ValueError(f"proximal must be True or False, got {self.proximal!r}")
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        total = zero_like(model)
+        if not self.proximal:
+            for w in parameters(model, self.where):
+                total = total + self._value(w)
+        return self.strength * total
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        if self.proximal:
+            if lr is None:
+                raise ValueError("proximal=True needs the learning rate: call after_step(model, lr)")
+            step = check_positive(lr, "lr") * self.strength
+            for w in parameters(model, self.where):
+                if w.requires_grad:
+                    w.copy_(self._shrunk(w, step))
+
+    def _value(self, w: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _shrunk(self, w: Tensor, step: float) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(eq=False)
+class L1(_OnWeights):
+    r""":math:`\lambda\sum_j |w_j|` over the weights of the picked layers.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0.
+        proximal: soft-threshold after each step by lr times the strength, and add nothing to the loss.
+        where: ``where(name, module)`` picks the layers; default: every ``Conv2d``.
+
+    A weight that several layers share counts once; one that is frozen is not moved.
+
+    Raises:
+        ValueError: a bad argument; when it acts, a model of which nothing is picked, or a module without rows of
+            weights, under a pruning mask or weight_norm; after a step without its learning rate, if ``proximal``.
+    """
+
+    def _value(self, w: Tensor) -> Tensor:
+        return w.abs().sum()
+
+    def _shrunk(self, w: Tensor, step: float) -> Tensor:
+        return prox(w, step, "l1")
+
+
+@dataclasses.dataclass(eq=False)
+class GroupLasso(_OnWeights):
+    r""":math:`\lambda\sum_g \sqrt{\#g}\,\lVert w_g\rVert_2` over the filters (or rows) of the picked layers.
+
+    Arguments and errors as for :class:`L1`; ``proximal`` shortens every filter after each step by lr times the strength
+    times :math:`\sqrt{\#g}`.
+    """
+
+    def _value(self, w: Tensor) -> Tensor:
+        return _group_lasso(w)
+
+    def _shrunk(self, w: Tensor, step: float) -> Tensor:
+        return shrink_groups(w, step * math.sqrt(w[0].numel()))
+
+
+@dataclasses.dataclass(eq=False)
+class SparseGroupLasso(Regulariser):
+    r"""Filters and single weights at once, :math:`\lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(w)`, with r
+    one of :data:`PENALTIES`, by variable splitting: a sparse copy V of the weights W is pulled towards them and they
+    towards it,
+
+    .. math:: \lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(V) + \tfrac\beta2\lVert W - V\rVert^2 .
+
+    The optimizer moves W; V is the exact minimiser, the proximal map of :math:`(\lambda/\beta)\,r` at the present W,
+    and :math:`\beta` grows by a factor every so many steps, which :meth:`after_step` counts. V has exact zeros, W has
+    not: :meth:`settle` ends the run by putting V in the place of W.
+
+    A larger :math:`\beta` has a smaller threshold, but also pulls the weights whose copy is zero harder to zero: such a
+    one rests at :math:`hw^*/(h+\beta)`, with :math:`w^*` and h the minimum and the curvature of the loss, and l0's
+    threshold is :math:`\sqrt{2\lambda/\beta}`. It is below that for every :math:`\beta` unless
+    :math:`hw^{*2}/2 > 4\lambda`. So of the weights whose copy begins at zero splitting keeps those that are worth four
+    times their price, where the penalty itself would keep what is worth it once. A weight whose copy does not begin at
+    zero feels no spring, and stays if :math:`\beta_0w^{*2}/2 > \lambda` with the first :math:`\beta`.
+
+    Args:
+        strength: :math:`\lambda`, finite and >= 0 (the released code's, divided by the number of training examples).
+        inner: r. ``shape``: its shape, see :func:`prox`.
+        beta: where :math:`\beta` starts, > 0; None is 25 times the strength, the ratio of the released LeNet script.
+            For l0 that is a threshold of :math:`\sqrt{2/25} = 0.28`: layers of smaller weights begin with V = 0, and
+            ask for a larger one.
+        growth: its factor, >= 1. every: after how many steps it is applied (1000 is our choice; the released scripts do
+            so every 20 or 40 epochs).
+        where: as for :class:`L1`.
+        largest: where :math:`\beta` stops growing, > 0; one that starts above it stays. By its pull alone a step of
+            SGD multiplies W - V by :math:`1 - \mathrm{lr}\,\beta`: above :math:`\beta = 1/\mathrm{lr}` W passes V, and
+            above 2/lr (1.36/lr with Nesterov's momentum 0.9) it moves away and no zero lasts. 10 is 1/lr at the peak
+            of :class:`bridgeout_lite.Recipe`.
+
+    One model at a time: the steps of a run are counted, and :meth:`resume` begins another.
+
+    Raises:
+        ValueError: a bad argument; after a step of another model, or one with :math:`\mathrm{lr}\,\beta > 2`; otherwise
+            as :class:`L1`.
+
+    Source: Bui, Park, Zhang, Qi and Xin 2021, arXiv:1912.07868, and its released code. Where V starts is ours: at the
+    proximal map of the weights that the first call meets.
+    """
+
+    strength: float
+    inner: str = "l0"
+    beta: float | None = None
+    growth: float = 1.25
+    every: int = 1000
+    shape: float | None = None
+    where: Where = dataclasses.field(default=is_convolution, repr=False)
+    largest: float = 10.0
+
+    def __post_init__(self) -> None:
+        self.strength = check_positive(self.strength, "strength")
+        check_choice(self.inner, PENALTIES, "inner")
+        self.beta = (25 * self.strength or 1.0) if self.beta is None else check_positive(self.beta, "beta", zero=False)
+        self.growth = check_positive(self.growth, "growth")
+        self.largest = check_positive(self.largest, "largest", zero=False)
+        if self.growth < 1 or type(self.every) is not int or self.every < 1:
+            raise ValueError(f"growth and every must be >= 1, every a whole number; got {self.growth}, {self.every!r}")
+        prox(torch.zeros(1), 1.0, self.inner, self.shape)  # the one place that knows which shapes there are
+        self._steps = 0
+
+    @property
+    def present_beta(self) -> float:
+        r""":math:`\beta` as it now is."""
+        assert self.beta is not None
+        try:
+            grown = self.beta * self.growth ** (self._steps // self.every)
+        except OverflowError:
+            grown = math.inf
+        return min(grown, max(self.beta, self.largest))
+
+    def copy_of(self, weight: Tensor) -> Tensor:
+        """V for these weights at the present beta."""
+        return prox(weight.detach(), self.strength / self.present_beta, self.inner, self.shape)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        lasso, distance = zero_like(model), zero_like(model)
+        for w in parameters(model, self.where):
+            lasso = lasso + _group_lasso(w)
+            distance = distance + (w - self.copy_of(w)).square().sum()
+        return self.strength * lasso + self.present_beta / 2 * distance
+
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        self._keep_to(model)
+        if lr is not None and check_positive(lr, "lr") * self.present_beta > 2:
+            raise ValueError(
+                f"beta={self.present_beta:g} times lr={lr:g} is above 2, where weights no longer come to their sparse "
+                "copies: lower beta, largest or lr"
+            )
+        self._steps += 1
+
+    @torch.no_grad()
+    def settle(self, model: nn.Module) -> nn.Module:
+        """Put the sparse copy of the weights in their place. Changes ``model`` and returns it."""
+        for w in parameters(model, self.where):
+            if w.requires_grad:
+                w.copy_(self.copy_of(w))
+        return model
+
+    def resume(self, steps: int) -> None:
+        self._steps, self._model = steps, None
+
+
+def _group_lasso(w: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(w.flatten(1), dim=1)
+    return math.sqrt(w[0].numel()) * norms.sum()

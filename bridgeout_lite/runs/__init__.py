@@ -1,0 +1,1 @@
+"""Recorded runs: what a record is, where it came from, how many are made, how they are looked at."""

@@ -1,0 +1,1 @@
+"""Chapter 4: what q does to the activations of a network."""

@@ -1,0 +1,195 @@
+"""From an experiment to a record: build, attach, train, measure."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..checks import check_choice, check_exponent, check_fraction, check_probability
+from ..data import IMAGE_SETS, Images, kept_images, load_images
+from ..layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
+from ..models import MODELS, build_model
+from ..noise import FORMS, GRADIENTS, TARGETS
+from ..pruning import remove_filters
+from ..runs.provenance import provenance
+from ..runs.records import OMITTED_DEFAULTS, Record, rounded
+from ..training import Recipe, check_images, evaluate, fit, pick_device
+from .activations.measures import MEASURED_IMAGES, activation_maps, measure_activations
+from .pruning.curves import dropout_places, measure_latency, measure_pruning
+
+METHODS = ("none", "sparseout", "bridgeout", "dropout")
+MEASURES = ("activations", "pruning")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One run, fully described.
+
+    Attributes:
+        dataset, train, valid: as for :func:`bridgeout_lite.load_images` (the split itself is always that of seed 0).
+        model, width: as for :func:`bridgeout_lite.build_model`.
+        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution) or "dropout"
+            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`).
+        p, q, form, gradient: of the noise. form None is the method's default.
+        recipe: of the training. seed: of the initial weights, the order of the images and the noise.
+        target_fraction, target: of Bridgeout.
+        cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
+        measures: what is measured beside accuracy, of "activations" and "pruning".
+    """
+
+    dataset: str = "cifar10"
+    model: str = "smallcnn"
+    method: str = "sparseout"
+    p: float = 0.1
+    q: float = 2.0
+    form: str | None = None
+    gradient: str = "exact"
+    width: float = 1.0
+    train: int | None = None
+    valid: int = 5000
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    seed: int = 0
+    target_fraction: float = 1.0
+    target: str = "kernels"
+    cut: float = 0.0
+    measures: tuple[str, ...] = ("activations",)
+
+    def __post_init__(self) -> None:
+        check_choice(self.dataset, IMAGE_SETS, "dataset")
+        check_choice(self.model, tuple(MODELS), "model")
+        check_choice(self.method, METHODS, "method")
+        check_choice(self.gradient, GRADIENTS, "gradient")
+        if self.form is not None:
+            check_choice(self.form, FORMS, "form")
+        # 2 and 2.0 are one experiment and must have one fingerprint
+        object.__setattr__(self, "p", check_probability(self.p))
+        object.__setattr__(self, "q", check_exponent(self.q))
+        object.__setattr__(self, "width", float(self.width))
+        object.__setattr__(self, "target_fraction", check_fraction(self.target_fraction))
+        check_choice(self.target, TARGETS, "target")
+        if self.method == "dropout" and self.q != 2:
+            raise ValueError(f"dropout is q = 2, got q={self.q:g}: use method='sparseout' for another q")
+        if isinstance(self.cut, bool) or not isinstance(self.cut, int | float) or not 0 <= self.cut < 1:
+            raise ValueError(
+                f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
+            )
+        object.__setattr__(self, "cut", float(self.cut))
+        for measure in self.measures:
+            check_choice(measure, MEASURES, "measures")
+        object.__setattr__(self, "measures", tuple(self.measures))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The experiment as JSON values: what a record is found by."""
+        spec = dataclasses.asdict(self)
+        spec["recipe"]["milestones"] = list(self.recipe.milestones)
+        spec["measures"] = list(self.measures)
+        return {k: v for k, v in spec.items() if k not in OMITTED_DEFAULTS or v != OMITTED_DEFAULTS[k]}
+
+    def run(self, **options: Any) -> Record:
+        """:func:`run` on this experiment's data, which a process keeps until it needs other data."""
+        return run(self, kept_images(self.dataset, self.train, self.valid), **options)
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Attach the method to a model."""
+        if self.method == "sparseout":
+            return attach_sparseout(model, self.p, self.q, form=self.form or "odd", gradient=self.gradient)
+        if self.method == "dropout":
+            return attach_sparseout(model, self.p, self.q, where=dropout_places(self.model))
+        if self.method == "bridgeout":
+            return attach_bridgeout(
+                model,
+                self.p,
+                self.q,
+                form=self.form or "even",
+                gradient=self.gradient,
+                target_fraction=self.target_fraction,
+                target=self.target,
+            )
+        return model
+
+
+def run(
+    experiment: Experiment,
+    images: Images | None = None,
+    *,
+    device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> Record:
+    """Train one experiment and measure it. The test split is read once, after training.
+
+    Args:
+        experiment: what to run. images: already loaded data of that name; None loads it.
+        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
+
+    Returns:
+        A :class:`~bridgeout_lite.runs.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
+        test_loss (nats), history (a column a list). With the measure "activations" also maps (see
+        :func:`activation_maps`), and per layer: hoyer, gini, zero_fraction, rms over a batch of validation images, the
+        same per image, noise_ratio and a histogram. With "pruning" also pruning (see
+        :func:`~bridgeout_lite.studies.pruning.curves.measure_pruning`), and in the provenance, as times differ from run
+        to run, latency (see :func:`~bridgeout_lite.studies.pruning.curves.measure_latency`).
+    """
+    where = pick_device(device)
+    if images is None:
+        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
+    if experiment.dataset == "auto":  # a record names its data
+        experiment = dataclasses.replace(experiment, dataset=images.name)
+    check_images(experiment, images)
+    images = images.to(where)
+    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
+    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
+    if experiment.cut:
+        model = remove_filters(model, experiment.cut, images.normalize(images.train.x[:1]).cpu())
+    experiment.attach(model)
+    history = fit(
+        model,
+        images,
+        experiment.recipe,
+        seed=experiment.seed,
+        device=where,
+        checkpoint=checkpoint,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+    detach_bridgeout(detach_sparseout(model))
+    frame = history.frame
+    valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=history.precision)
+    test_loss, test_accuracy = evaluate(model, images, "test", precision=history.precision)
+    metrics = {
+        "valid_loss": valid_loss,
+        "valid_accuracy": valid_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "history": {k: frame[k].tolist() for k in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")},
+    }
+    if "activations" in experiment.measures:
+        measured = images.normalize(images.valid.x[:MEASURED_IMAGES])
+        metrics["layers"] = measure_activations(model, measured, experiment.q)
+        metrics["maps"] = activation_maps(model, images)
+    if "pruning" in experiment.measures:
+        metrics["pruning"] = measure_pruning(
+            model, images, experiment.q, precision=history.precision, seed=experiment.seed
+        )
+        origin["latency"] = measure_latency(model, images)
+    origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
+    return Record(experiment.spec, rounded(metrics), rounded(origin))
+
+
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run: dataset, model, method, p, q, seed, epochs, seconds, the accuracies (%) and losses (nats), which
+    are missing for a run that diverged."""
+    rows = []
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        row = {k: spec[k] for k in ("dataset", "model", "method", "p", "q", "seed")}
+        row |= {"epochs": spec["recipe"]["epochs"], "seconds": record.provenance.get("seconds")}
+        rows.append(row | {k: v for k, v in metrics.items() if isinstance(v, float)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,5 @@
+"""Chapters 5 to 8: how networks survive pruning."""
+
+from .curves import AMOUNTS, CHOSEN_BY, CURVES, RELEASED
+
+__all__ = ["AMOUNTS", "CHOSEN_BY", "CURVES", "RELEASED"]
