@@ -1,9 +1,9 @@
 """The reproduction ledger: each published claim beside what we measured, with spread, verdict and reason.
 
 A claim is judged by a function of the records or of exact computation, never by hand. ``bridgeout report`` writes the
-page ``book/ledger.md`` from :func:`ledger_page`.
-The published numbers stand in :mod:`bridgeout_lite.studies.published`, the rows in one module per group of papers: a new
-paper is one more :class:`Section`, and stands in ``SECTIONS``.
+page ``book/ledger.md`` from :func:`ledger_page`. The published numbers stand in
+:mod:`bridgeout_lite.studies.published`, the rows in one module per group of papers: a new paper is one more
+:class:`Section`, and stands in ``SECTIONS``.
 """
 
 import dataclasses

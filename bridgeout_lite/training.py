@@ -28,14 +28,20 @@ from tqdm.auto import tqdm
 from .checks import as_number, check_choice, check_whole
 from .cudagraph import Replay, Work
 from .data import IMAGE_SETS, Images, Split
-from .models import MODELS, build_model
+from .models import MODELS, Whitening, build_model
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
+FLIPS = (False, True, "alternating")
+VIEWS = ("one", "flip", "shift")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another run. The message says what to do."""
+
+
+# What a recipe's spec leaves out at these values.
+_LATER: dict[str, Any] = {"label_smoothing": 0.0, "bias_lr": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +54,12 @@ class Recipe:
         lr: peak learning rate. momentum, weight_decay: of SGD; weight decay acts on every parameter.
         schedule: "onecycle" (up for a fifth of the run, then down to zero), "cosine", "steps" (times ``gamma`` after
             each epoch of ``milestones``) or "constant".
-        flip: mirror half of the images. crop: shift by up to so many pixels, filling with black.
+        flip: mirror half of the images; "alternating": those that are mirrored in one epoch are not in the next.
+        crop: shift by up to so many pixels, filling with black.
         clip: the gradient's norm is cut to this; None leaves it. Noise with q < 2 has heavy-tailed gradients.
         precision: "bfloat16" runs the forward pass under autocast; "auto" does so where the hardware has it.
+        label_smoothing: so much of a label's weight is spread evenly over all classes.
+        bias_lr: the learning rate of biases and of BatchNorm's shifts, in units of ``lr``.
     """
 
     epochs: int = 10
@@ -61,14 +70,18 @@ class Recipe:
     schedule: str = "onecycle"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.2
-    flip: bool = True
+    flip: bool | str = True
     crop: int = 4
     clip: float | None = None
     precision: str = "auto"
+    label_smoothing: float = 0.0
+    bias_lr: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice(self.schedule, SCHEDULES, "schedule")
         check_choice(self.precision, PRECISIONS, "precision")
+        if self.flip not in FLIPS:
+            raise ValueError(f"flip must be True, False or 'alternating', got {self.flip!r}")
         for name, low in (("epochs", 1), ("batch_size", 1), ("crop", 0)):
             check_whole(getattr(self, name), name, low)
         if not 0 < self.lr < float("inf") or not self.weight_decay >= 0 or not 0 <= self.momentum < 1:
@@ -78,12 +91,32 @@ class Recipe:
             )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be > 0, or None for no clipping; got {self.clip!r}")
-        for name in ("lr", "momentum", "weight_decay", "gamma", "clip"):  # 1 and 1.0 are one recipe, told by its repr
+        if not 0 <= self.label_smoothing < 1 or not self.bias_lr > 0:
+            raise ValueError(
+                "label_smoothing must be from 0 to below 1 and bias_lr > 0; "
+                f"got label_smoothing={self.label_smoothing!r}, bias_lr={self.bias_lr!r}"
+            )
+        for name in (
+            "lr",
+            "momentum",
+            "weight_decay",
+            "gamma",
+            "clip",
+            "label_smoothing",
+            "bias_lr",
+        ):  # 1 and 1.0 are one recipe, told by its repr
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if not all(isinstance(m, int) and m > 0 for m in self.milestones):
             raise ValueError(f"milestones must be epochs, whole numbers >= 1; got {self.milestones!r}")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The recipe as JSON values, for the spec of an experiment. What was added to recipes later is left out where
+        it changes nothing, so that older records keep their fingerprints."""
+        fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        return {k: v for k, v in fields.items() if k not in _LATER or v != _LATER[k]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +208,7 @@ def fit(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     graph: bool = False,
     regulariser: Any = None,
+    watch: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> History:
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
 
@@ -192,6 +226,8 @@ def fit(
             read no value back.
         regulariser: a :class:`bridgeout_lite.rivals.base.Regulariser`: its penalty is added to the loss, and it may act
             after each step.
+        watch: called with the model, in evaluation mode, at the end of each epoch; what it returns is added to the
+            epoch's row of the history.
 
     Raises:
         ValueError: fewer training images than one batch; no validation images; an unusable device, or ``graph`` on
@@ -216,9 +252,10 @@ def fit(
         raise ValueError(f"the validation split of {images.name} is empty: load it with valid >= 1")
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.to(where)
+    prepare(model, images)
     steps = len(images.train) // recipe.batch_size
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        _groups(model, recipe),
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
@@ -237,7 +274,13 @@ def fit(
     def one_epoch(epoch: int, bar: Any) -> dict[str, float]:
         if regulariser is not None:
             regulariser.resume(epoch * steps)
-        return _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar, regulariser)
+        row = _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar, regulariser)
+        if watch is not None:
+            was_training = model.training
+            with torch.no_grad():
+                row |= watch(model.eval())
+            model.train(was_training)
+        return row
 
     rows = run_epochs(
         one_epoch,
@@ -252,6 +295,34 @@ def fit(
         on_epoch=on_epoch,
     )
     return History(pd.DataFrame(rows), precision, str(where))
+
+
+# Training images that a whitening layer looks at.
+WHITENED = 5000
+
+
+def prepare(model: nn.Module, images: Images) -> None:
+    """Give whitening layers that have not been given any their filters, from the first training images."""
+    for module in model.modules():
+        if isinstance(module, Whitening) and not module.ready:
+            module.learn(images.normalize(images.train.x[:WHITENED]))
+
+
+def _turned(count: int, epoch: int, seed: int) -> Tensor:
+    """Which images an epoch of alternating flips mirrors: a coin for each, thrown once a run, turned every epoch."""
+    coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(_mix(seed, -1)))
+    return (coins + epoch) % 2 == 1
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> Any:
+    """The parameters as the optimizer takes them: in two groups if biases have a learning rate of their own."""
+    if recipe.bias_lr == 1.0:
+        return model.parameters()
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    others = [p for name, p in model.named_parameters() if not name.endswith("bias")]
+    # weight decay takes lr times weight_decay off: as much of both
+    decay = recipe.weight_decay / recipe.bias_lr
+    return [{"params": others}, {"params": biases, "lr": recipe.lr * recipe.bias_lr, "weight_decay": decay}]
 
 
 def run_epochs(
@@ -310,7 +381,8 @@ def _learn(model: nn.Module, recipe: Recipe, precision: str, regulariser: Any, x
     model.zero_grad(set_to_none=True)
     with autocast(x.device, precision):
         logits = model(x)
-    loss = F.cross_entropy(logits.float(), y)
+    y = y.repeat(len(logits) // len(y))  # a model under noise may answer each image several times
+    loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
     (loss if regulariser is None else loss + regulariser.penalty(model)).backward()
     if recipe.clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -339,10 +411,12 @@ def _epoch(
     totals = torch.zeros(2, device=x.device)  # summed loss and hits stay on the device: no waiting inside an epoch
     normalize = images.normalizer(x.device)
     lr = optimizer.param_groups[0]["lr"]
+    turned = _turned(len(y), epoch, seed).to(x.device) if recipe.flip == "alternating" else None
     model.train()
     for step in range(steps):
         index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        totals += learn(normalize(augment(x[index], recipe.flip, recipe.crop, draws)), y[index])
+        flip = recipe.flip is True if turned is None else turned[index]
+        totals += learn(normalize(augment(x[index], flip, recipe.crop, draws)), y[index])
         optimizer.step()
         if regulariser is not None:
             regulariser.after_step(model, optimizer.param_groups[0]["lr"])
@@ -371,14 +445,24 @@ def _epoch(
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, images: Images, split: str = "test", *, batch_size: int = 500, precision: str = "float32"
+    model: nn.Module,
+    images: Images,
+    split: str = "test",
+    *,
+    batch_size: int = 500,
+    precision: str = "float32",
+    views: str = "one",
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (%) of ``model`` on one split, in evaluation mode, on the model's device.
 
+    ``views`` is "one", the image as it is; "flip", the mean answer to it and its mirror image; "shift", the same with
+    half of the weight on both shifted by one pixel, up and left or down and right.
+
     Raises:
-        ValueError: ``split`` is not "train", "valid" or "test", or is empty.
+        ValueError: ``split`` is not "train", "valid" or "test", or is empty; other views.
     """
     check_choice(split, ("train", "valid", "test"), "split")
+    check_choice(views, VIEWS, "views")
     part: Split = getattr(images, split)
     if not len(part):
         raise ValueError(f"the {split} split of {images.name} is empty")
@@ -390,24 +474,37 @@ def evaluate(
     for start in range(0, len(part), batch_size):
         x, y = (t[start : start + batch_size].to(device) for t in (part.x, part.y))
         with autocast(device, precision):
-            logits = model(normalize(x)).float()
+            logits = _answer(model, normalize(x), views)
         loss += F.cross_entropy(logits, y, reduction="sum")
         hits += (logits.argmax(1) == y).sum()
     model.train(was_training)
     return loss.item() / len(part), 100.0 * hits.item() / len(part)
 
 
-def augment(x: Tensor, flip: bool, crop: int, generator: torch.Generator | None = None) -> Tensor:
+def _answer(model: nn.Module, x: Tensor, views: str) -> Tensor:
+    if views == "one":
+        logits: Tensor = model(x).float()
+        return logits
+    if views == "flip":
+        return (_answer(model, x, "one") + _answer(model, x.flip(3), "one")) / 2
+    padded = F.pad(x, (1,) * 4, mode="reflect")
+    shifted = [padded[:, :, k : k + x.shape[2], k : k + x.shape[3]] for k in (0, 2)]
+    return _answer(model, x, "flip") / 2 + sum(_answer(model, part, "flip") for part in shifted) / 4
+
+
+def augment(x: Tensor, flip: bool | Tensor, crop: int, generator: torch.Generator | None = None) -> Tensor:
     """Mirror half of a batch (n, c, h, w) of uint8 images and shift each by up to ``crop`` pixels, filling with zeros
-    (black): torchvision's RandomHorizontalFlip and RandomCrop(padding=crop) for a whole batch at once."""
+    (black): torchvision's RandomHorizontalFlip and RandomCrop(padding=crop) for a whole batch at once. ``flip`` may
+    also say for each image whether it is mirrored."""
     n, _, height, width = x.shape
     if crop:
         shift = torch.randint(0, 2 * crop + 1, (2, n), generator=generator, device=x.device)
         windows = F.pad(x, (crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: every shift of every image
         x = windows[torch.arange(n, device=x.device), :, shift[0], shift[1]]
-    if flip:
-        mirrored = torch.rand(n, generator=generator, device=x.device) < 0.5
-        x = x + (x.flip(3) - x) * mirrored.view(n, 1, 1, 1).to(x.dtype)  # exact modulo 256; torch.where takes longer
+    if flip is True:
+        flip = torch.rand(n, generator=generator, device=x.device) < 0.5
+    if isinstance(flip, Tensor):
+        x = x + (x.flip(3) - x) * flip.view(n, 1, 1, 1).to(x.dtype)  # exact modulo 256; torch.where takes longer
     return x
 
 

@@ -87,7 +87,7 @@ class Experiment:
     def spec(self) -> dict[str, Any]:
         """The experiment as JSON values: what a record is found by."""
         spec = dataclasses.asdict(self)
-        spec["recipe"]["milestones"] = list(self.recipe.milestones)
+        spec["recipe"] = self.recipe.spec
         spec["measures"] = list(self.measures)
         return {k: v for k, v in spec.items() if k not in OMITTED_DEFAULTS or v != OMITTED_DEFAULTS[k]}
 

@@ -94,7 +94,7 @@ class EvolutionExperiment:
     def spec(self) -> dict[str, Any]:
         """The experiment as JSON values: what a record is found by."""
         spec = {"task": "evolution", "method": "evolution", **dataclasses.asdict(self)}
-        spec["recipe"]["milestones"] = list(self.recipe.milestones)
+        spec["recipe"] = self.recipe.spec
         return spec | {"controls": list(self.controls)}
 
     def run(self, **options: Any) -> Record:

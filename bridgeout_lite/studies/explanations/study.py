@@ -80,7 +80,7 @@ class ExplanationExperiment:
     def spec(self) -> dict[str, Any]:
         """The experiment as JSON values: what a record is found by."""
         spec = {"task": "explanations", **dataclasses.asdict(self)}
-        spec["recipe"]["milestones"] = list(self.recipe.milestones)
+        spec["recipe"] = self.recipe.spec
         return spec
 
     def run(self, **options: Any) -> Record:

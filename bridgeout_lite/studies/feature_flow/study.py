@@ -86,7 +86,7 @@ class FlowExperiment:
             "p": 0.0,
             "q": 2.0,
         } | dataclasses.asdict(self)
-        spec["recipe"]["milestones"] = list(self.recipe.milestones)
+        spec["recipe"] = self.recipe.spec
         return spec
 
     def run(self, **options: Any) -> Record:
