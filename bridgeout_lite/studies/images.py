@@ -1,25 +1,24 @@
 """From an experiment to a record: build, attach, train, measure."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import nn
 
 from ..checks import check_choice, check_exponent, check_fraction, check_probability
-from ..data import IMAGE_SETS, Images, kept_images, load_images
+from ..data import IMAGE_SETS, Images, kept_images
 from ..layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
-from ..models import MODELS, build_model
+from ..models import MODELS
 from ..noise import FORMS, GRADIENTS, TARGETS
 from ..pruning import remove_filters
-from ..runs.provenance import provenance
-from ..runs.records import OMITTED_DEFAULTS, Record, rounded
-from ..training import Recipe, check_images, evaluate, fit, pick_device
+from ..runs.records import OMITTED_DEFAULTS, Record
+from ..training import Recipe, fit
 from .activations.measures import MEASURED_IMAGES, activation_maps, measure_activations
+from .experiment import ImageExperiment, Run, accuracies, columns
 from .pruning.curves import dropout_places, measure_latency, measure_pruning
 
 METHODS = ("none", "sparseout", "bridgeout", "dropout")
@@ -27,7 +26,7 @@ MEASURES = ("activations", "pruning")
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(ImageExperiment):
     """One run, fully described.
 
     Attributes:
@@ -59,6 +58,8 @@ class Experiment:
     cut: float = 0.0
     measures: tuple[str, ...] = ("activations",)
 
+    OMITTED_DEFAULTS: ClassVar[dict[str, Any]] = OMITTED_DEFAULTS
+
     def __post_init__(self) -> None:
         check_choice(self.dataset, IMAGE_SETS, "dataset")
         check_choice(self.model, tuple(MODELS), "model")
@@ -66,11 +67,8 @@ class Experiment:
         check_choice(self.gradient, GRADIENTS, "gradient")
         if self.form is not None:
             check_choice(self.form, FORMS, "form")
-        # 2 and 2.0 are one experiment and must have one fingerprint
-        object.__setattr__(self, "p", check_probability(self.p))
-        object.__setattr__(self, "q", check_exponent(self.q))
-        object.__setattr__(self, "width", float(self.width))
-        object.__setattr__(self, "target_fraction", check_fraction(self.target_fraction))
+        self._settle(p=check_probability(self.p), q=check_exponent(self.q), width=float(self.width))
+        self._settle(target_fraction=check_fraction(self.target_fraction))
         check_choice(self.target, TARGETS, "target")
         if self.method == "dropout" and self.q != 2:
             raise ValueError(f"dropout is q = 2, got q={self.q:g}: use method='sparseout' for another q")
@@ -78,22 +76,21 @@ class Experiment:
             raise ValueError(
                 f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
             )
-        object.__setattr__(self, "cut", float(self.cut))
+        self._settle(cut=float(self.cut))
         for measure in self.measures:
             check_choice(measure, MEASURES, "measures")
-        object.__setattr__(self, "measures", tuple(self.measures))
+        self._settle(measures=tuple(self.measures))
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        spec = dataclasses.asdict(self)
-        spec["recipe"] = self.recipe.spec
-        spec["measures"] = list(self.measures)
-        return {k: v for k, v in spec.items() if k not in OMITTED_DEFAULTS or v != OMITTED_DEFAULTS[k]}
+    def load(self) -> Images:
+        """The images, kept by the process until other ones are needed."""
+        return kept_images(self.dataset, self.train, self.valid)
 
-    def run(self, **options: Any) -> Record:
-        """:func:`run` on this experiment's data, which a process keeps until it needs other data."""
-        return run(self, kept_images(self.dataset, self.train, self.valid), **options)
+    def on(self, data: Images) -> "Experiment":
+        """This experiment on these images; under "auto" it takes their name, since a record names its data."""
+        if self.dataset == "auto":
+            return dataclasses.replace(self, dataset=data.name)
+        super().on(data)
+        return self
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
@@ -113,6 +110,32 @@ class Experiment:
             )
         return model
 
+    def measure(self, images: Images, run: Run) -> dict[str, Any]:
+        """Train and measure.
+
+        Returns:
+            valid_accuracy, test_accuracy (%), valid_loss, test_loss (nats), history (one list per column). With the
+            measure "activations" also maps (see :func:`activation_maps`), and per layer hoyer, gini, zero_fraction, rms
+            over a batch of validation images, the same per image, noise_ratio and a histogram. With "pruning" also
+            pruning (see :func:`measure_pruning`) and, in the provenance, as times differ from run to run, latency (see
+            :func:`measure_latency`).
+        """
+        model = self.build(images)
+        if self.cut:
+            model = remove_filters(model, self.cut, images.normalize(images.train.x[:1]).cpu())
+        self.attach(model)
+        history = run.train(fit, model, images, self.recipe, seed=self.seed)
+        detach_bridgeout(detach_sparseout(model))
+        metrics: dict[str, Any] = accuracies(model, images, history.precision)
+        metrics["history"] = columns(history, "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+        if "activations" in self.measures:
+            metrics["layers"] = measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), self.q)
+            metrics["maps"] = activation_maps(model, images)
+        if "pruning" in self.measures:
+            metrics["pruning"] = measure_pruning(model, images, self.q, precision=history.precision, seed=self.seed)
+            run.origin["latency"] = measure_latency(model, images)
+        return metrics
+
 
 def run(
     experiment: Experiment,
@@ -126,61 +149,14 @@ def run(
     """Train one experiment and measure it. The test split is read once, after training.
 
     Args:
-        experiment: what to run. images: already loaded data of that name; None loads it.
+        experiment: what to run.
+        images: already loaded data of that name; defaults to loading it.
         device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
 
     Returns:
-        A :class:`~bridgeout_lite.runs.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
-        test_loss (nats), history (a column a list). With the measure "activations" also maps (see
-        :func:`activation_maps`), and per layer: hoyer, gini, zero_fraction, rms over a batch of validation images, the
-        same per image, noise_ratio and a histogram. With "pruning" also pruning (see
-        :func:`~bridgeout_lite.studies.pruning.curves.measure_pruning`), and in the provenance, as times differ from run
-        to run, latency (see :func:`~bridgeout_lite.studies.pruning.curves.measure_latency`).
+        A :class:`~bridgeout_lite.Record` with the metrics of :meth:`Experiment.measure`.
     """
-    where = pick_device(device)
-    if images is None:
-        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
-    if experiment.dataset == "auto":  # a record names its data
-        experiment = dataclasses.replace(experiment, dataset=images.name)
-    check_images(experiment, images)
-    images = images.to(where)
-    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
-    if experiment.cut:
-        model = remove_filters(model, experiment.cut, images.normalize(images.train.x[:1]).cpu())
-    experiment.attach(model)
-    history = fit(
-        model,
-        images,
-        experiment.recipe,
-        seed=experiment.seed,
-        device=where,
-        checkpoint=checkpoint,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
-    detach_bridgeout(detach_sparseout(model))
-    frame = history.frame
-    valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=history.precision)
-    test_loss, test_accuracy = evaluate(model, images, "test", precision=history.precision)
-    metrics = {
-        "valid_loss": valid_loss,
-        "valid_accuracy": valid_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-        "history": {k: frame[k].tolist() for k in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")},
-    }
-    if "activations" in experiment.measures:
-        measured = images.normalize(images.valid.x[:MEASURED_IMAGES])
-        metrics["layers"] = measure_activations(model, measured, experiment.q)
-        metrics["maps"] = activation_maps(model, images)
-    if "pruning" in experiment.measures:
-        metrics["pruning"] = measure_pruning(
-            model, images, experiment.q, precision=history.precision, seed=experiment.seed
-        )
-        origin["latency"] = measure_latency(model, images)
-    origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
-    return Record(experiment.spec, rounded(metrics), rounded(origin))
+    return experiment.run(images, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch)
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
