@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .modules import Where
+from .modules import Where, pick
 from .noise import bridgeout, check_noise, sparseout
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus)
@@ -171,7 +171,7 @@ def attach_sparseout(
     Raises:
         ValueError: bad p, q, form or gradient; nothing is picked; Sparseout is already attached there.
     """
-    picked = _pick(model, where or is_activation)
+    picked = pick(model, where or is_activation)
     for name, module in picked:
         if hasattr(module, "sparseout"):
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
@@ -221,7 +221,7 @@ def attach_bridgeout(
     Raises:
         ValueError: bad arguments; nothing is picked; a picked module has no weight or carries Bridgeout already.
     """
-    picked = _pick(model, where or is_3x3_convolution)
+    picked = pick(model, where or is_3x3_convolution)
     for name, module in picked:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor):
@@ -285,11 +285,3 @@ def _bridgeouts(module: nn.Module) -> list[nn.Module]:
     if not parametrize.is_parametrized(module, "weight"):
         return []
     return [p for p in module.parametrizations["weight"] if isinstance(p, Bridgeout)]  # type: ignore[index, union-attr]
-
-
-def _pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    picked = [(name, module) for name, module in model.named_modules() if where(name, module)]
-    if not picked:
-        kinds = sorted({type(m).__name__ for m in model.modules()})
-        raise ValueError(f"nothing to attach to: where() picked no module of this model, which has {', '.join(kinds)}")
-    return picked

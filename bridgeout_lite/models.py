@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .modules import seeded
+
 # Channels of the convolutions of each stage; a max-pool ends the stage.
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -321,7 +323,5 @@ def build_model(
             f"width must be finite and > 0, num_classes and in_channels >= 1; "
             f"got {width=}, {num_classes=}, {in_channels=}"
         )
-    with torch.random.fork_rng([], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)

@@ -29,6 +29,7 @@ from .checks import as_number, check_choice, check_whole
 from .cudagraph import Replay, Work
 from .data import IMAGE_SETS, Images, Split
 from .models import MODELS, Whitening, build_model
+from .modules import evaluating
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -276,10 +277,8 @@ def fit(
             regulariser.resume(epoch * steps)
         row = _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar, regulariser)
         if watch is not None:
-            was_training = model.training
-            with torch.no_grad():
-                row |= watch(model.eval())
-            model.train(was_training)
+            with evaluating(model), torch.no_grad():
+                row |= watch(model)
         return row
 
     rows = run_epochs(
@@ -412,7 +411,8 @@ def _epoch(
     normalize = images.normalizer(x.device)
     lr = optimizer.param_groups[0]["lr"]
     turned = _turned(len(y), epoch, seed).to(x.device) if recipe.flip == "alternating" else None
-    model.train()
+    if not model.training:  # else layers that the user has frozen, in evaluation mode, stay so
+        model.train()
     for step in range(steps):
         index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         flip = recipe.flip is True if turned is None else turned[index]
@@ -468,16 +468,14 @@ def evaluate(
         raise ValueError(f"the {split} split of {images.name} is empty")
     device = next(model.parameters()).device
     loss, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-    was_training = model.training
-    model.eval()
     normalize = images.normalizer(device)
-    for start in range(0, len(part), batch_size):
-        x, y = (t[start : start + batch_size].to(device) for t in (part.x, part.y))
-        with autocast(device, precision):
-            logits = _answer(model, normalize(x), views)
-        loss += F.cross_entropy(logits, y, reduction="sum")
-        hits += (logits.argmax(1) == y).sum()
-    model.train(was_training)
+    with evaluating(model):
+        for x, y in zip(part.x.split(batch_size), part.y.split(batch_size), strict=True):
+            x, y = x.to(device), y.to(device)
+            with autocast(device, precision):
+                logits = _answer(model, normalize(x), views)
+            loss += F.cross_entropy(logits, y, reduction="sum")
+            hits += (logits.argmax(1) == y).sum()
     return loss.item() / len(part), 100.0 * hits.item() / len(part)
 
 

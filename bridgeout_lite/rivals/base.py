@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from ..modules import Where, modules_where
+from ..modules import Where, pick
 
 
 class Regulariser:
@@ -59,9 +59,9 @@ def is_convolution(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d)
 
 
-def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    """:func:`modules_where`; ValueError too if one has no matrix of weights whose rows are what it puts out."""
-    picked = modules_where(model, where)
+def pick_weights(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
+    """:func:`bridgeout_lite.modules.pick`; ValueError too if a module has no filters or rows of weights."""
+    picked = pick(model, where)
     for name, module in picked:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, _ConvTransposeNd):
@@ -90,7 +90,7 @@ def clean_weight(name: str, module: nn.Module) -> nn.Parameter:
 
 def parameters(model: nn.Module, where: Where) -> list[nn.Parameter]:
     """The clean weights of the modules picked; one that several share is there once."""
-    return list(dict.fromkeys(clean_weight(name, module) for name, module in pick(model, where)))
+    return list(dict.fromkeys(clean_weight(name, module) for name, module in pick_weights(model, where)))
 
 
 def zero_like(model: nn.Module) -> Tensor:

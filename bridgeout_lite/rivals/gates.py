@@ -37,7 +37,7 @@ from ..checks import as_number, check_choice, check_fraction, check_positive, ch
 from ..layers import attach_bridgeout, unparametrize
 from ..modules import Where
 from ..noise import keep_mask, smallest
-from .base import Regulariser, check_weights, clean_weight, is_convolution, pick, zero_like
+from .base import Regulariser, check_weights, clean_weight, is_convolution, pick_weights, zero_like
 
 # Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -331,7 +331,7 @@ def _chains(model: nn.Module) -> list[tuple[nn.Module, Any]]:
 
 
 def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
-    picked = [(name, module, clean_weight(name, module)) for name, module in pick(model, where)]
+    picked = [(name, module, clean_weight(name, module)) for name, module in pick_weights(model, where)]
     for name, module, _ in picked:
         if parametrize.is_parametrized(module, "weight"):
             raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
