@@ -34,15 +34,15 @@ def run_epochs(
     progress: bool,
     on_epoch: Callable[[dict[str, float]], None] | None,
 ) -> list[dict[str, float]]:
-    """What every kind of training shares: call ``one_epoch(epoch, bar)`` for each epoch that ``checkpoint`` lacks, with
-    torch's generator seeded by (seed, epoch), and keep its row.
+    """Call ``one_epoch(epoch, bar)`` for each epoch that ``checkpoint`` lacks, with torch's generator seeded by
+    (seed, epoch), and return the rows of all epochs.
 
     Args:
-        one_epoch: trains for one epoch, updates the bar once a step, returns the epoch's row of the history.
-        trained: model, optimizer and scheduler: what a checkpoint holds.
+        one_epoch: trains for one epoch, updates the bar once per step, returns the epoch's row of the history.
+        trained: model, optimizer and scheduler, which a checkpoint holds.
         identity: from :func:`identify`.
-        epochs, steps: of the training; steps in an epoch.
-        seed, device, checkpoint, progress, on_epoch: as for :func:`fit`.
+        epochs, steps: number of epochs, and of steps per epoch.
+        seed, device, checkpoint, progress, on_epoch: see :func:`bridgeout_lite.fit`.
     """
     rows: list[dict[str, float]] = []
     path = None if checkpoint is None else Path(checkpoint)
@@ -58,7 +58,7 @@ def run_epochs(
     try:
         with bar, torch.random.fork_rng(devices), cudnn:
             for epoch in range(len(rows), epochs):
-                torch.manual_seed(_mix(seed, epoch))
+                torch.manual_seed(epoch_seed(seed, epoch))
                 row = one_epoch(epoch, bar)
                 if path is not None:
                     _save(path, identity, *trained, [*rows, row])
@@ -72,8 +72,8 @@ def run_epochs(
     return rows
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A seed for one epoch of one run; neighbours do not overlap."""
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch of one run; it and the next are those of no other."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:6], "little")
 
 
@@ -113,11 +113,13 @@ def _save(path: Path, identity: dict[str, str], model: Any, optimizer: Any, sche
             partial.unlink()
 
 
-def _restore(path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, where: Any) -> list[Any]:
+def _restore(
+    path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, device: torch.device
+) -> list[Any]:
     try:
-        state = torch.load(path, map_location=where, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
         differ = [key for key, value in identity.items() if state["identity"].get(key) != value]
-    except Exception as error:  # whatever garbage makes of the reader
+    except Exception as error:  # garbage can raise anything
         raise CheckpointError(
             f"{path} is not a readable checkpoint of fit() ({type(error).__name__}): name another file or delete it"
         ) from error

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import as_number, check_choice, check_whole
+from .checks import check_choice, check_positive, check_share, check_whole
 from .cudagraph import Replay, Work
 from .data import IMAGE_SETS, Images, Split
 from .epochs import CheckpointError as CheckpointError
-from .epochs import _mix
+from .epochs import epoch_seed
 from .epochs import identify as identify
 from .epochs import run_epochs as run_epochs
 from .models import MODELS, Whitening, build_model
@@ -78,34 +78,18 @@ class Recipe:
         check_choice(self.precision, PRECISIONS, "precision")
         if self.flip not in FLIPS:
             raise ValueError(f"flip must be True, False or 'alternating', got {self.flip!r}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("crop", 0)):
-            check_whole(getattr(self, name), name, low)
-        if not 0 < self.lr < float("inf") or not self.weight_decay >= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                "lr must be > 0, weight_decay >= 0 and 0 <= momentum < 1; "
-                f"got lr={self.lr!r}, weight_decay={self.weight_decay!r}, momentum={self.momentum!r}"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be > 0, or None for no clipping; got {self.clip!r}")
-        if not 0 <= self.label_smoothing < 1 or not self.bias_lr > 0:
-            raise ValueError(
-                "label_smoothing must be from 0 to below 1 and bias_lr > 0; "
-                f"got label_smoothing={self.label_smoothing!r}, bias_lr={self.bias_lr!r}"
-            )
-        for name in (
-            "lr",
-            "momentum",
-            "weight_decay",
-            "gamma",
-            "clip",
-            "label_smoothing",
-            "bias_lr",
-        ):  # 1 and 1.0 are one recipe, told by its repr
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else float(value))
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        if not all(isinstance(m, int) and m > 0 for m in self.milestones):
-            raise ValueError(f"milestones must be epochs, whole numbers >= 1; got {self.milestones!r}")
+        above_zero = functools.partial(check_positive, zero=False)
+        checks: dict[str, Callable[[Any, str], Any]] = {
+            **dict.fromkeys(("epochs", "batch_size"), check_whole),
+            "crop": functools.partial(check_whole, least=0),
+            **dict.fromkeys(("lr", "bias_lr"), above_zero),
+            **dict.fromkeys(("weight_decay", "gamma"), check_positive),
+            **dict.fromkeys(("momentum", "label_smoothing"), check_share),
+            "clip": lambda value, name: None if value is None else above_zero(value, name),
+            "milestones": lambda value, name: tuple(check_whole(epoch, f"each of {name}") for epoch in value),
+        }
+        for name, check in checks.items():  # 1 becomes 1.0: two recipes are one if their reprs are
+            object.__setattr__(self, name, check(getattr(self, name), name))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -130,6 +114,27 @@ class History:
         return {str(k): float(v) for k, v in self.frame.iloc[-1].items()}
 
 
+class Regulariser:
+    """A method that acts on training from outside: a term of the loss, and what follows each step.
+
+    Its repr and :meth:`places` tell runs apart: a checkpoint fits only a method with the same two.
+    """
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """A scalar to add to the mean loss of the mini-batch that the model has just seen."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        """Called after the optimizer has stepped with learning rate ``lr``; does nothing by default."""
+
+    def resume(self, steps: int) -> None:
+        """Set the method's state to that after ``steps`` steps of a resumed run (0: a new run). Most have none."""
+
+    def places(self, model: nn.Module) -> list[str]:
+        """Names of the modules of ``model`` on which the method acts, if it acts on some only."""
+        return []
+
+
 def check_experiment(experiment: Any, needs: type[nn.Module] = nn.Module) -> None:
     """What recorded experiments on images share: ValueError unless their dataset, model, width, train, valid, test,
     recipe and seed can be run, with a model that has a module of the kind ``needs``. The width becomes a float."""
@@ -141,9 +146,7 @@ def check_experiment(experiment: Any, needs: type[nn.Module] = nn.Module) -> Non
         value = getattr(experiment, name)
         if value is not None or name in ("valid", "seed"):
             check_whole(value, name, least)
-    width = as_number(experiment.width)
-    if width is None:
-        raise ValueError(f"width must be a number > 0, got {experiment.width!r}")
+    width = check_positive(experiment.width, "width", zero=False)
     object.__setattr__(experiment, "width", width)
     if needs not in _kinds(experiment.model, width):
         raise ValueError(f"model {experiment.model!r} has no {needs.__name__}, which this experiment needs")
@@ -203,7 +206,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     graph: bool = False,
-    regulariser: Any = None,
+    regulariser: Regulariser | None = None,
     watch: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> History:
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
@@ -220,8 +223,7 @@ def fit(
         graph: record forward and backward pass as a CUDA graph and replay it. Starting its hundreds of kernels one by
             one is what a small network costs most on a GPU. The model must run the same operations at every step and
             read no value back.
-        regulariser: a :class:`bridgeout_lite.rivals.base.Regulariser`: its penalty is added to the loss, and it may act
-            after each step.
+        regulariser: its penalty is added to the loss, and it may act after each step.
         watch: called with the model, in evaluation mode, at the end of each epoch; what it returns is added to the
             epoch's row of the history.
 
@@ -235,10 +237,10 @@ def fit(
         KeyboardInterrupt: passed on, after one line that says from which epoch a second call goes on.
     """
     recipe = recipe or Recipe()
-    where = pick_device(device)
-    precision = pick_precision(recipe.precision, where)
-    if graph and where.type != "cuda":
-        raise ValueError(f"graph=True needs a CUDA device, got {str(where)!r}: leave graph out")
+    device = pick_device(device)
+    precision = pick_precision(recipe.precision, device)
+    if graph and device.type != "cuda":
+        raise ValueError(f"graph=True needs a CUDA device, got {str(device)!r}: leave graph out")
     if len(images.train) < recipe.batch_size:
         raise ValueError(
             f"{len(images.train)} training images are fewer than one batch of {recipe.batch_size}: "
@@ -246,8 +248,8 @@ def fit(
         )
     if not len(images.valid):
         raise ValueError(f"the validation split of {images.name} is empty: load it with valid >= 1")
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = images.to(where)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(device)
     prepare(model, images)
     steps = len(images.train) // recipe.batch_size
     optimizer = torch.optim.SGD(
@@ -256,14 +258,12 @@ def fit(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=where.type == "cuda" or None,  # on a CPU it saves 1 or 2 % of a step, and rounds in another way
+        fused=device.type == "cuda" or None,  # on a CPU it saves 1 or 2 % of a step, and rounds in another way
     )
     scheduler = make_scheduler(optimizer, recipe, steps)
     identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
     if regulariser is not None:
-        picks = getattr(regulariser, "where", None)
-        places = [name for name, module in model.named_modules() if picks and picks(name, module)]
-        identity["regulariser"] = f"{regulariser!r} on {places}"
+        identity["regulariser"] = f"{regulariser!r} on {regulariser.places(model)}"
     learn: Work = functools.partial(_learn, model, recipe, precision, regulariser)
     learn = Replay(learn) if graph else learn
 
@@ -283,12 +283,12 @@ def fit(
         epochs=recipe.epochs,
         steps=steps,
         seed=seed,
-        device=where,
+        device=device,
         checkpoint=checkpoint,
         progress=progress,
         on_epoch=on_epoch,
     )
-    return History(pd.DataFrame(rows), precision, str(where))
+    return History(pd.DataFrame(rows), precision, str(device))
 
 
 # Training images that a whitening layer looks at.
@@ -304,7 +304,7 @@ def prepare(model: nn.Module, images: Images) -> None:
 
 def _turned(count: int, epoch: int, seed: int) -> Tensor:
     """Which images an epoch of alternating flips mirrors: a coin for each, thrown once a run, turned every epoch."""
-    coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(_mix(seed, -1)))
+    coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(epoch_seed(seed, -1)))
     return (coins + epoch) % 2 == 1
 
 
@@ -319,7 +319,9 @@ def _groups(model: nn.Module, recipe: Recipe) -> Any:
     return [{"params": others}, {"params": biases, "lr": recipe.lr * recipe.bias_lr, "weight_decay": decay}]
 
 
-def _learn(model: nn.Module, recipe: Recipe, precision: str, regulariser: Any, x: Tensor, y: Tensor) -> Tensor:
+def _learn(
+    model: nn.Module, recipe: Recipe, precision: str, regulariser: Regulariser | None, x: Tensor, y: Tensor
+) -> Tensor:
     """Leave the gradients of one batch in the parameters; return its loss and share of hits, on the device."""
     model.zero_grad(set_to_none=True)
     with autocast(x.device, precision):
@@ -344,12 +346,12 @@ def _epoch(
     epoch: int,
     seed: int,
     bar: Any,
-    regulariser: Any,
+    regulariser: Regulariser | None,
 ) -> dict[str, float]:
     start = time.perf_counter()
     x, y = images.train.x, images.train.y
     steps = len(y) // recipe.batch_size
-    draws = torch.Generator(x.device).manual_seed(_mix(seed, epoch) + 1)
+    draws = torch.Generator(x.device).manual_seed(epoch_seed(seed, epoch) + 1)
     order = torch.randperm(len(y), generator=draws, device=x.device)
     totals = torch.zeros(2, device=x.device)  # summed loss and hits stay on the device: no waiting inside an epoch
     normalize = images.normalizer(x.device)

@@ -91,7 +91,9 @@ def test_seeded_draws_leave_the_global_state_alone():
 def test_pick():
     model = frozen()
     assert pick(model, is_layer) == [("0", model[0]), ("1", model[1])]
-    with pytest.raises(ValueError, match=r"picked no module .* it has BatchNorm2d, Conv2d, Flatten, Linear, Sequential"):
+    with pytest.raises(
+        ValueError, match=r"picked no module .* it has BatchNorm2d, Conv2d, Flatten, Linear, Sequential"
+    ):
         pick(model, lambda name, module: False)
     for act in (pick, lambda model, where: capture_activations(model, torch.ones(1), where=where)):
         with pytest.raises(ValueError, match="where must be a function of a module's name and the module, got '0'"):

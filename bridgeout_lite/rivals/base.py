@@ -9,12 +9,17 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from ..modules import Where, pick
+from ..training import Regulariser as Regulariser
 
 
-class Regulariser:
-    """What a training loop needs to know of a method: a term of the loss, and what follows a step."""
+class Rival(Regulariser):
+    """What rivals share: where they act, and that some can serve one model only."""
 
-    _model: weakref.ref[nn.Module] | None = None  # that it has met, where what it keeps is of one model
+    where: Where | None = None
+    _model: weakref.ref[nn.Module] | None = None  # the model met, for a method that keeps something about it
+
+    def places(self, model: nn.Module) -> list[str]:
+        return [name for name, module in model.named_modules() if self.where and self.where(name, module)]
 
     def _keep_to(self, model: nn.Module) -> None:
         if self._model is None:
@@ -22,19 +27,8 @@ class Regulariser:
         elif self._model() is not model:
             raise ValueError(f"this {type(self).__name__} has met another model: make one for each")
 
-    def __getstate__(self) -> dict[str, Any]:  # of a copy, which may go with a copy of the model
+    def __getstate__(self) -> dict[str, Any]:  # a copy may go with a copy of the model
         return {k: v for k, v in self.__dict__.items() if k != "_model"}
-
-    def penalty(self, model: nn.Module) -> Tensor:
-        """A scalar to add to the mean loss of the mini-batch that the model has just seen."""
-        raise NotImplementedError
-
-    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
-        """What the method does once the optimizer has stepped with learning rate ``lr``; most do nothing."""
-
-    def resume(self, steps: int) -> None:
-        """Be what the method is after so many steps of a run whose model is as it was then; 0 at the start of one. Most
-        have no state beside the model's."""
 
 
 def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:

@@ -26,7 +26,7 @@ from ..checks import check_positive
 from ..layers import is_activation
 from ..models import ResidualBlock
 from ..modules import Where, capture_activations, pick
-from .base import Regulariser
+from .base import Rival
 
 
 def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
@@ -123,7 +123,7 @@ def _size(differences: Sequence[Tensor], path: Sequence[Tensor], norm: float) ->
 
 
 @dataclasses.dataclass(eq=False)
-class FeatureFlow(Regulariser):
+class FeatureFlow(Rival):
     """Penalty on length and curvature of the features' paths; see the head of this module.
 
     Args:
