@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import check_whole
 from .modules import agree, device_of, evaluating, run_once
 
 COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -61,8 +62,8 @@ def measure(model: nn.Module, example_input: Tensor, *, repeats: int = 20, warmu
     Raises:
         ValueError: an example input that the model does not take; repeats < 1 or warmup < 0.
     """
-    if not (isinstance(repeats, int) and isinstance(warmup, int) and repeats >= 1 and warmup >= 0):
-        raise ValueError(f"repeats must be a whole number >= 1 and warmup one >= 0, got {repeats!r} and {warmup!r}")
+    check_whole(repeats, "repeats")
+    check_whole(warmup, "warmup", 0)
     parameters, macs = count(model, example_input)
     device = device_of(model, example_input)
     x = example_input.to(device)
@@ -81,8 +82,8 @@ def latencies(models: Sequence[nn.Module], example_input: Tensor, *, rounds: int
     Raises:
         ValueError: an example input that a model does not take; rounds < 1; no models.
     """
-    if not isinstance(rounds, int) or rounds < 1 or not models:
-        raise ValueError(f"rounds must be a whole number >= 1, and models at least one; got {rounds!r}, {len(models)}")
+    check_whole(rounds, "rounds")
+    check_whole(len(models), "the number of models")
     for model in models:
         run_once(model, example_input)
     with contextlib.ExitStack() as stack:

@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import numbers
 import os
 import sys
 import warnings
@@ -25,6 +24,8 @@ import pooch
 import requests
 import torch
 from torch import Tensor
+
+from .checks import check_choice, check_whole
 
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR100_ARCHIVE = "cifar-100-python.tar.gz"
@@ -154,18 +155,17 @@ def load_images(
         ValueError: an unknown name, or sizes that do not fit the set.
         DataError: the data is missing, damaged, cannot be fetched or cannot be written.
     """
-    if name not in IMAGE_SETS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(IMAGE_SETS)}")
-    chosen, pixels = _pixels(name, data_folder(root), download)
-    x, y, test_x, test_y, classes = pixels
+    check_choice(name, IMAGE_SETS, "name")
+    chosen, (x, y, test_x, test_y, classes) = _pixels(name, data_folder(root), download)
     if chosen == "digits":
         valid = min(valid, len(y) // 5)
         if name == "auto":  # sizes were meant for CIFAR-10; what stands in for it gives what it has
             train = None if train is None else min(train, len(y) - valid)
             test = None if test is None else min(test, len(test_y))
-    valid = _size(f"{chosen}: valid", valid, len(y) - 1, least=0)
-    train = _size(f"{chosen} with valid={valid}: train", train, len(y) - valid)
-    test = _size(f"{chosen}: test", test, len(test_y))
+    valid = check_whole(valid, f"{chosen}: valid", 0, len(y) - 1)
+    rest = len(y) - valid
+    train = rest if train is None else check_whole(train, f"{chosen} with valid={valid}: train", 1, rest)
+    test = len(test_y) if test is None else check_whole(test, f"{chosen}: test", 1, len(test_y))
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     train_part = Split(x[order[valid : valid + train]], y[order[valid : valid + train]])
     valid_part = Split(x[order[:valid]], y[order[:valid]])
@@ -206,14 +206,6 @@ def _channel_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = share @ values
     std = (share @ values.square() - mean.square()).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _size(name: str, wanted: int | None, available: int, least: int = 1) -> int:
-    if wanted is None:
-        return available
-    if not isinstance(wanted, numbers.Integral) or not least <= wanted <= available:
-        raise ValueError(f"{name} must be a whole number from {least} to {available}; got {wanted!r}")
-    return int(wanted)
 
 
 _Pixels = tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...]]  # training x, y, test x, y, class names

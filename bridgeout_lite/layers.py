@@ -12,22 +12,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .modules import Where
+from .modules import Where, pick
 from .noise import bridgeout, check_noise, sparseout
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus)
 
 
 class Sparseout(nn.Module):
-    r"""Sparseout on activations, a drop-in for ``nn.Dropout``: noise of variance :math:`|x|^q\\,p/(1-p)` in training,
-    the identity in evaluation. Arguments and errors as in :func:`bridgeout_lite.sparseout`.
+    r"""Sparseout on activations, a drop-in for ``nn.Dropout``: noise of variance :math:`|x|^q\,p/(1-p)` in training,
+    the identity in evaluation. It draws from torch's global generator.
+
+    Args:
+        p: drop probability, 0 <= p < 1.
+        q: exponent of the penalty, finite and >= 0: 2 is Dropout, below 2 makes activations sparser.
+        form: ``"odd"`` moves x along its sign, as released; ``"even"`` by the same amount whatever its sign.
+        gradient: ``"exact"``, or ``"constant"``, which treats the noise factor :math:`|x|^{q/2-1}\xi` as a constant, as
+            the released backward does: the penalty pulls 2/q times as strongly.
+        shared: a dimension along which all elements get the same noise, such as time. By default each has its own.
 
     Shape: any; the output has the shape, dtype and device of the input.
 
+    Raises:
+        ValueError: an argument outside of that; in training, an input that is no floating-point tensor.
+
     Example:
-        >>> layer = Sparseout(p=0.5, q=1.0).eval()
-        >>> x = torch.ones(3)
-        >>> layer(x) is x
+        >>> layer = Sparseout(p=0.5, q=1.0)
+        >>> x = torch.tensor([0.25, 4.0])
+        >>> bool(((layer(x) - x).abs() == x.sqrt()).all())      # the noise is sqrt(x) times +1 or -1
+        True
+        >>> layer.eval()(x) is x
         True
     """
 
@@ -53,11 +66,23 @@ class Sparseout(nn.Module):
 
 
 class Bridgeout(nn.Module):
-    r"""Bridgeout as a parametrization of a weight. Arguments and errors as in :func:`bridgeout_lite.bridgeout`.
+    r"""Bridgeout as a parametrization of a weight: noise of variance :math:`|w|^q\,p/(1-p)` in training, the clean
+    weight in evaluation. It draws from torch's global generator.
 
-    :func:`attach_bridgeout` is the usual way to use it: the mask is then drawn once a forward pass. Registered by hand
-    with ``torch.nn.utils.parametrize`` it knows nothing of forward passes: in training mode each read of the weight
-    draws a fresh mask. Evaluation sees the clean weight in both cases.
+    Usually :func:`attach_bridgeout` puts it on a model: the mask is then drawn once per forward pass. Registered by
+    hand with ``torch.nn.utils.parametrize``, each read of the weight in training mode draws a fresh mask.
+
+    Args:
+        p: drop probability, 0 <= p < 1.
+        q: exponent of the penalty, finite and >= 0: 2 is a ridge, 1 a lasso.
+        form: ``"even"`` moves w by the same amount whatever its sign, as released; ``"odd"`` along its sign.
+        gradient: ``"exact"``, or ``"constant"``, which treats the noise factor :math:`|w|^{q/2-1}\xi` as a constant.
+        target_fraction: share of the weights to perturb, the smallest ones, 0 <= target_fraction <= 1.
+        target: what is ranked by size: the 2-D ``"kernels"`` of each filter, or whole ``"filters"``; see
+            :func:`bridgeout_lite.bridgeout`.
+
+    Raises:
+        ValueError: an argument outside of that; in training, a weight that is no floating-point tensor.
 
     Example:
         >>> layer = parametrize.register_parametrization(nn.Linear(4, 2), "weight", Bridgeout(p=0.5, q=1.0))
@@ -78,7 +103,7 @@ class Bridgeout(nn.Module):
         super().__init__()
         self.p, self.q = check_noise(p, q, form, gradient)
         self.form, self.gradient, self.target_fraction, self.target = form, gradient, target_fraction, target
-        # an empty draw checks the remaining arguments in the one place that knows what they may be
+        # an empty draw checks the other arguments in the one place that knows what they may be
         bridgeout(torch.empty(0), self.p, self.q, target_fraction=target_fraction, target=target)
         self.calls: _Calls | None = None  # of the model that attach_bridgeout was given
 
@@ -94,20 +119,12 @@ class Bridgeout(nn.Module):
         return noisy[self]
 
     def _draw(self, w: Tensor) -> Tensor:
-        return bridgeout(
-            w,
-            self.p,
-            self.q,
-            self.training,
-            form=self.form,
-            gradient=self.gradient,
-            target_fraction=self.target_fraction,
-            target=self.target,
-        )
+        knobs: dict[str, Any] = {"form": self.form, "gradient": self.gradient, "target": self.target}
+        return bridgeout(w, self.p, self.q, self.training, target_fraction=self.target_fraction, **knobs)
 
     def train(self, mode: bool = True) -> "Bridgeout":
         if self.calls is not None:
-            self.calls.noisy.clear()  # what a call that was interrupted from the keyboard left behind
+            self.calls.noisy.clear()  # left behind by a call that was interrupted from the keyboard
         return super().train(mode)
 
     def right_inverse(self, w: Tensor) -> Tensor:
@@ -122,11 +139,11 @@ class Bridgeout(nn.Module):
 
 class _Calls(threading.local):
     """The calls of one attached model that are under way in this thread, innermost last: for each, the noisy weights
-    drawn in it so far. Its methods are the hooks that keep it.
+    drawn in it so far. Its methods are the model's hooks.
 
     A call of the model starts with none. A call of one of its parts shares those of the call around it, and starts with
-    none only if there is no such call (``model.features(x)``). torch's ``parametrize.cached()`` does not serve: it is
-    for the caller to open, the same for all threads, and leaves the weight noisy outside.
+    none only without such a call (``model.features(x)``). torch's ``parametrize.cached()`` cannot serve here: the
+    caller has to open it, all threads share it, and it leaves the weight noisy outside.
     """
 
     def __init__(self) -> None:
@@ -146,12 +163,12 @@ class _Calls(threading.local):
 
 
 def is_activation(name: str, module: nn.Module) -> bool:
-    """The default place of Sparseout: behind every nonlinearity."""
+    """Where Sparseout goes by default: behind every nonlinearity."""
     return isinstance(module, ACTIVATIONS)
 
 
 def is_3x3_convolution(name: str, module: nn.Module) -> bool:
-    """The default place of Bridgeout: the weights of every 3x3 convolution."""
+    """Where Bridgeout goes by default: on the weights of every 3x3 convolution."""
     return isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
 
 
@@ -165,20 +182,37 @@ def attach_sparseout(
     shared: int | None = None,
     where: Where | None = None,
 ) -> nn.Module:
-    """Pass the output of every module that ``where(name, module)`` picks (default: every nonlinearity) through a
-    :class:`Sparseout` layer, which appears in it as the submodule ``sparseout``. Changes ``model`` and returns it.
+    """Pass the output of chosen modules through a :class:`Sparseout` layer, which becomes their submodule
+    ``sparseout``. Changes ``model`` and returns it.
+
+    Args:
+        model: any module.
+        p: drop probability, 0 <= p < 1.
+        q: exponent of the penalty, finite and >= 0: 2 is Dropout, below 2 makes activations sparser.
+        form: ``"odd"``, as released, or ``"even"``; see :class:`Sparseout`.
+        gradient: ``"exact"``, or ``"constant"`` as the released backward; see :class:`Sparseout`.
+        shared: a dimension along which all elements get the same noise, such as time. By default each has its own.
+        where: ``where(name, module) -> bool`` picks the modules. Default: every nonlinearity.
 
     Raises:
-        ValueError: bad p, q, form or gradient; nothing is picked; Sparseout is already attached there.
+        ValueError: a bad argument; nothing is picked; Sparseout is already attached to a picked module.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> attach_sparseout(model, p=0.3, q=1.0)[1]
+        ReLU(
+          (sparseout): Sparseout(p=0.3, q=1, form='odd', gradient='exact')
+        )
+        >>> detach_sparseout(model)[1]
+        ReLU()
     """
-    picked = _pick(model, where or is_activation)
+    picked = pick(model, where or is_activation)
     for name, module in picked:
         if hasattr(module, "sparseout"):
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
     for _, module in picked:
-        module.add_module(
-            "sparseout", Sparseout(p, q, form=form, gradient=gradient, shared=shared).train(module.training)
-        )
+        layer = Sparseout(p, q, form=form, gradient=gradient, shared=shared)
+        module.add_module("sparseout", layer.train(module.training))
         module._bridgeout_hook = module.register_forward_hook(_through_sparseout)  # type: ignore[assignment]
     return model
 
@@ -208,20 +242,39 @@ def attach_bridgeout(
     target: str = "kernels",
     where: Where | None = None,
 ) -> nn.Module:
-    """Parametrize the weight of every module that ``where(name, module)`` picks (default: every 3x3 ``Conv2d``)
-    by :class:`Bridgeout`. Changes ``model`` and returns it.
+    """Parametrize the weight of chosen modules by :class:`Bridgeout`. Changes ``model`` and returns it.
 
-    In training mode each call of ``model`` draws one mask a weight, at its first use, for the whole mini-batch (Batch
-    Bridgeout); all its further uses in that call see the same noisy weight, also of a weight tied to several modules.
-    A part of the model that is called on its own draws for that call. Outside of a call, as in evaluation, ``weight``
-    is the clean weight: what norms, pruning, inspection and the optimizer should see. A part that is recomputed in the
-    backward pass (``torch.utils.checkpoint``) draws the same mask again, as long as ``preserve_rng_state`` is left on
-    and it shares no weight with the rest of the model.
+    In training mode each call of ``model`` draws one mask per weight, at its first use, for the whole mini-batch (Batch
+    Bridgeout); later uses in that call see the same noisy weight, also where several modules share it. A part of the
+    model that is called on its own draws for that call. Outside of a call, and in evaluation, ``weight`` is the clean
+    weight: what norms, pruning, inspection and the optimizer should see. A part that is recomputed in the backward pass
+    (``torch.utils.checkpoint``) draws the same mask again, provided that ``preserve_rng_state`` is on and it shares no
+    weight with the rest of the model.
+
+    Args:
+        model: any module.
+        p: drop probability, 0 <= p < 1.
+        q: exponent of the penalty, finite and >= 0: 2 is a ridge, 1 a lasso.
+        form: ``"even"``, as released, or ``"odd"``; see :class:`Bridgeout`.
+        gradient: ``"exact"`` or ``"constant"``; see :class:`Bridgeout`.
+        target_fraction: share of the weights to perturb, the smallest ones, 0 <= target_fraction <= 1.
+        target: what is ranked by size: the 2-D ``"kernels"`` of each filter, or whole ``"filters"``.
+        where: ``where(name, module) -> bool`` picks the modules. Default: every 3x3 ``Conv2d``.
 
     Raises:
-        ValueError: bad arguments; nothing is picked; a picked module has no weight or carries Bridgeout already.
+        ValueError: a bad argument; nothing is picked; a picked module has no floating-point weight yet, or carries
+            Bridgeout already.
+
+    Example:
+        >>> model = attach_bridgeout(nn.Sequential(nn.Conv2d(3, 8, 3)), p=0.5, q=1.0)
+        >>> model[0].parametrizations.weight[0]
+        Bridgeout(p=0.5, q=1, form='even', gradient='exact', target_fraction=1)
+        >>> detach_bridgeout(model)
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+        )
     """
-    picked = _pick(model, where or is_3x3_convolution)
+    picked = pick(model, where or is_3x3_convolution)
     for name, module in picked:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor):
@@ -233,7 +286,7 @@ def attach_bridgeout(
         if _bridgeouts(module):
             raise ValueError(f"Bridgeout is already attached to {name!r}; call detach_bridgeout(model) first")
     make = partial(Bridgeout, p, q, form=form, gradient=gradient, target_fraction=target_fraction, target=target)
-    make()  # bad arguments are found out before anything is changed
+    make()  # finds bad arguments before anything is changed
     calls = _Calls()
     chosen = {module for _, module in picked}
     for module in [m for m in model.modules() if chosen.intersection(m.modules())]:
@@ -258,14 +311,12 @@ def detach_bridgeout(model: nn.Module) -> nn.Module:
         for handle in module.__dict__.pop("_bridgeout_calls", []):
             handle.remove()
         ours = _bridgeouts(module)
-        if not ours:
-            continue
-        chain = module.parametrizations["weight"]  # type: ignore[index, union-attr]
-        if len(ours) < len(chain):  # the user's own parametrizations of this weight stay
+        chain: Any = module.parametrizations["weight"] if ours else []  # type: ignore[index, union-attr]
+        if ours and len(ours) == len(chain):
+            unparametrize(module)
+        else:  # the user's own parametrizations of this weight stay
             for position in reversed([k for k, p in enumerate(chain) if isinstance(p, Bridgeout)]):
-                del chain[position]  # type: ignore[union-attr]
-            continue
-        unparametrize(module)
+                del chain[position]
     return model
 
 
@@ -276,7 +327,7 @@ def unparametrize(module: nn.Module) -> None:
     module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
     # leave_parametrized=True would freeze one noisy draw into the weight
     parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-    # the weight comes back last; optimizers and state dicts count on its old place, first
+    # the weight comes back last; optimizers and state dicts expect it first, where it was
     for name in [name for name in module._parameters if name != "weight"]:
         module._parameters[name] = module._parameters.pop(name)
 
@@ -285,11 +336,3 @@ def _bridgeouts(module: nn.Module) -> list[nn.Module]:
     if not parametrize.is_parametrized(module, "weight"):
         return []
     return [p for p in module.parametrizations["weight"] if isinstance(p, Bridgeout)]  # type: ignore[index, union-attr]
-
-
-def _pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    picked = [(name, module) for name, module in model.named_modules() if where(name, module)]
-    if not picked:
-        kinds = sorted({type(m).__name__ for m in model.modules()})
-        raise ValueError(f"nothing to attach to: where() picked no module of this model, which has {', '.join(kinds)}")
-    return picked

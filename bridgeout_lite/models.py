@@ -16,12 +16,14 @@ arXiv:2404.00498 (the network of the fast recipe).
 
 from collections import OrderedDict
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .checks import check_choice, check_positive, check_whole
+from .modules import seeded
 
 # Channels of the convolutions of each stage; a max-pool ends the stage.
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -322,16 +324,9 @@ def build_model(
     Raises:
         ValueError: an unknown name (the message lists the known ones), or a size that is not positive.
     """
-    if name not in MODELS:
-        near = get_close_matches(str(name), MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}{hint}")
-    if not 0 < width < float("inf") or num_classes < 1 or in_channels < 1:
-        raise ValueError(
-            f"width must be finite and > 0, num_classes and in_channels >= 1; "
-            f"got {width=}, {num_classes=}, {in_channels=}"
-        )
-    with torch.random.fork_rng([], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    check_choice(name, MODELS, "name")
+    check_positive(width, "width", zero=False)
+    check_whole(num_classes, "num_classes")
+    check_whole(in_channels, "in_channels")
+    with seeded(seed):
         return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)

@@ -1,4 +1,4 @@
-"""Looking into a module from outside: run it once in evaluation mode, pick parts of it, keep what they put out."""
+"""Looking into a module from outside: pick parts of it, run it once in evaluation mode, capture its outputs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,8 +6,43 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+Where = Callable[[str, nn.Module], bool]
+
 # Largest difference, relative to the largest output (or to 0.01), at which two forms of a network count as the same.
 AGREEMENT = 1e-4
+
+
+def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
+    """Names and modules for which ``where(name, module)`` is true; ValueError if there are none."""
+    if not callable(where):
+        raise ValueError(f"where must be a function of a module's name and the module, got {where!r}")
+    picked = [(name, module) for name, module in model.named_modules() if where(name, module)]
+    if not picked:
+        kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
+        raise ValueError(f"where() picked no module of this model, so there is nothing to act on; it has {kinds}")
+    return picked
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards, also after an error, every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from torch's CPU generator as after ``torch.manual_seed(seed)``; afterwards its state is what it was.
+    With None the global state is used and advanced as usual."""
+    with torch.random.fork_rng([], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
@@ -33,44 +68,33 @@ def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
         ) from error
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def device_of(model: nn.Module, example_input: Tensor) -> torch.device:
-    """Where the parameters are; without any, where the input is."""
+    """The device of the parameters; of the input if there are none."""
     return next((p.device for p in model.parameters()), example_input.device)
 
 
 def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two outputs of what should be one network differ by rounding only (see ``AGREEMENT``)."""
+    """Whether two outputs differ by rounding only (see ``AGREEMENT``)."""
     return a.shape == b.shape and bool((a - b).abs().max() <= AGREEMENT * b.abs().max().clamp_min(0.01))
 
 
-Where = Callable[[str, nn.Module], bool]
-
-
 @torch.no_grad()
-def capture_activations(
-    model: nn.Module, inputs: Tensor, *, where: Callable[[str, nn.Module], bool] | None = None
-) -> dict[str, Tensor]:
-    """The outputs themselves, ``{layer name: tensor}``; arguments and errors as in :func:`record_activations`."""
-    leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
-    if where is None:
-        chosen = [(n, m) for n, m in model.named_modules() if type(m).__module__ == "torch.nn.modules.activation"]
-        chosen = [(n, m) for n, m in chosen if not isinstance(m, nn.MultiheadAttention)] or leaves
-    else:
-        chosen = [(n, m) for n, m in model.named_modules() if where(n, m)]
-    if not chosen:
-        raise ValueError("where() picked no module of this model: nothing to record")
+def capture_activations(model: nn.Module, inputs: Tensor, *, where: Where | None = None) -> dict[str, Tensor]:
+    """Run ``model`` on ``inputs`` in evaluation mode and return the outputs of chosen layers.
+
+    Args:
+        model: any module; its modes are restored.
+        inputs: one batch, as the model takes it.
+        where: ``where(name, module) -> bool`` picks the layers. Default: every nonlinearity, or every leaf module if
+            the model has no nonlinearity that is a module.
+
+    Returns:
+        ``{layer name: output}`` in the order of execution.
+
+    Raises:
+        ValueError: nothing is picked; a picked module runs twice in the forward pass, so has no single output.
+    """
+    chosen = _nonlinearities(model) if where is None else pick(model, where)
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -81,28 +105,20 @@ def capture_activations(
                     "where"
                 )
             if isinstance(out, Tensor):
-                outputs[name] = out.detach().clone()  # an in-place nonlinearity behind it would overwrite it
+                outputs[name] = out.detach().clone()  # a later in-place operation would overwrite it
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in chosen]
-    modes = [(module, module.training) for module in model.modules()]  # a frozen BatchNorm stays frozen
-    try:
-        model.eval()(inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), contextlib.ExitStack() as hooks:
+        for name, module in chosen:
+            hooks.enter_context(module.register_forward_hook(keep(name)))
+        model(inputs)
     return outputs
 
 
-def modules_where(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    """The modules that ``where(name, module)`` picks; ValueError if there are none, or it is no function."""
-    if not callable(where):
-        raise ValueError(f"where must be a function of a module's name and the module, got {where!r}")
-    picked = [(name, module) for name, module in model.named_modules() if where(name, module)]
-    if not picked:
-        kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-        raise ValueError(f"where() picked no module of this model, so there is nothing to act on; it has {kinds}")
-    return picked
+def _nonlinearities(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """torch's activation modules, or all leaves of a model that has none."""
+    named = list(model.named_modules())
+    found = [(n, m) for n, m in named if type(m).__module__ == "torch.nn.modules.activation"]
+    found = [(n, m) for n, m in found if not isinstance(m, nn.MultiheadAttention)]
+    return found or [(n, m) for n, m in named if not list(m.children())]

@@ -9,14 +9,15 @@ Every element gets its own :math:`\xi` and moves by :math:`|x|^{q/2}\xi`:
 * form ``"odd"``:  :math:`\tilde x = x + \mathrm{sign}(x)\,|x|^{q/2}\,\xi` (at q = 2 this is inverted dropout),
 * form ``"even"``: :math:`\tilde x = x + |x|^{q/2}\,\xi` (the two agree for :math:`x \ge 0`).
 
-On activations this is Sparseout, on weights Bridgeout; :func:`sparseout` and :func:`bridgeout` are the same
-function with other defaults. Zeros stay zero for every q (:math:`0^0 := 0`, as in the count that the L_0 "norm" is).
+On activations this is Sparseout, on weights Bridgeout; :func:`sparseout` and :func:`bridgeout` are the same function
+with other defaults. Zeros stay zero: :math:`0^0 := 0`, so that q = 0 counts the nonzeros, as the L_0 "norm" does.
 
 Sources: Khan and Stavness 2019, arXiv:1904.08050 (Sparseout); Khan, Shah and Stavness 2018, arXiv:1804.08042
 (Bridgeout).
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,15 @@ from torch.autograd.function import once_differentiable
 
 from .checks import check_choice, check_exponent, check_fraction, check_probability
 
-FORMS = ("odd", "even")
+
+class Form(NamedTuple):
+    r"""The direction s(x) in which :math:`|x|^{q/2}\xi` moves x, by two functions of a tensor."""
+
+    value: Callable[[Tensor], Tensor]  # s(x) |x|
+    slope: Callable[[Tensor], Tensor]  # anything with the sign of its derivative, and zero at zero
+
+
+FORMS = {"odd": Form(lambda x: x, torch.abs), "even": Form(torch.abs, lambda x: x)}
 GRADIENTS = ("exact", "constant")
 TARGETS = ("kernels", "filters")
 
@@ -34,14 +43,18 @@ TARGETS = ("kernels", "filters")
 # and q below about 0.4, or p near 1, a float16 gradient can still overflow, as any large number does there.
 SLOPE_FLOOR = 1e-6
 
+# The same for the forward value, where it only keeps 0 * |0|^(q/2-1) * xi at 0: far below any activation, and without
+# overflow before p = 1 - 1e-14.
+_VALUE_FLOOR = 1e-24
+
 # Elements worked on at a time on a CPU: the temporaries then live in cache instead of in freshly mapped memory,
-# which is worth more than a factor of two (benchmarks/noise.py). A multiple of 4, as many as share a random word.
+# which is worth more than a factor of two (benchmarks/noise.py). A multiple of 4, as four share a random word.
 _BLOCK = 1 << 18
 
 
 class DtypeError(TypeError, ValueError):
-    """A tensor of a type that cannot carry noise. Both a TypeError (what Python calls it) and a ValueError
-    (what every other bad argument of this package raises)."""
+    """A tensor of a type that cannot carry noise: a TypeError, as in Python, and a ValueError, as every bad argument
+    of this package."""
 
 
 def check_noise(p: Any, q: Any, form: Any, gradient: Any) -> tuple[float, float]:
@@ -73,16 +86,17 @@ def sparseout(
         p: drop probability, 0 <= p < 1.
         q: exponent of the penalty, finite and >= 0.
         training: when false (or p = 0) ``x`` itself is returned.
-        form: ``"odd"`` keeps the noise symmetric, as released; ``"even"`` is the variant of the Bridgeout code.
+        form: ``"odd"`` moves x along its sign, as the released Sparseout; ``"even"`` moves it by the same amount
+            whatever its sign, as the released Bridgeout.
         gradient: ``"exact"`` differentiates through :math:`|x|^{q/2}`; ``"constant"`` treats the factor
             :math:`|x|^{q/2-1}\xi` as a constant, as the released backward does, which makes the pull of the penalty
             2/q times as strong.
-        shared: a dimension along which all elements get the same :math:`\xi`, such as the time steps of a sequence;
-            None draws one for every element.
-        generator: source of the random draws, on the device of ``x``; None is torch's global one.
+        shared: a dimension along which all elements get the same :math:`\xi`, such as the time steps of a sequence.
+            By default every element gets its own.
+        generator: source of the random draws, on the device of ``x``; defaults to torch's global one.
 
     Returns:
-        A tensor of the shape, dtype, device and memory layout of ``x``. Half-precision input is worked on in float32.
+        A tensor of the shape, dtype, device and memory layout of ``x``; half precision is computed in float32.
 
     Raises:
         ValueError: p, q, form, gradient or shared outside what is allowed.
@@ -122,18 +136,30 @@ def bridgeout(
 
     Args:
         w: floating-point weight tensor.
-        p, q, training, form, gradient, generator: as in :func:`sparseout`; the default form is ``"even"``, as released.
-        target_fraction: share of the weights that is perturbed, 0 <= target_fraction <= 1: the smallest ones.
-        target: what is ranked. ``"kernels"``, as released: of a convolution (O, I, kh, kw) the 2-D kernels of each
-            filter, by L2 norm, of which the ``int(I * target_fraction)`` smallest are perturbed; of a matrix (O, I)
-            the elements of each row, by magnitude. ``"filters"``: whole filters or rows, by L2 norm, of which the
+        p: drop probability, 0 <= p < 1.
+        q: exponent of the penalty, finite and >= 0.
+        training: when false (or p = 0) ``w`` itself is returned.
+        form: ``"even"``, as released, or ``"odd"``; see :func:`sparseout`.
+        gradient: ``"exact"`` or ``"constant"``; see :func:`sparseout`.
+        target_fraction: share of the weights to perturb, the smallest ones, 0 <= target_fraction <= 1.
+        target: what is ranked by size. ``"kernels"``, as released: the 2-D kernels of each filter of a convolution
+            (O, I, kh, kw), by L2 norm, and the ``int(I * target_fraction)`` smallest are perturbed; in a matrix (O, I)
+            the elements of each row, by magnitude. ``"filters"``: whole filters or rows, by L2 norm, and the
             ``int(O * target_fraction)`` smallest are perturbed. A vector is ranked as a whole, by magnitude.
+        generator: source of the random draws, on the device of ``w``; defaults to torch's global one.
 
     Returns:
-        A tensor like ``w``; ``w`` itself when not training, p = 0 or nothing is targeted.
+        A tensor like ``w``; ``w`` itself when not training, p = 0 or target_fraction = 0.
 
     Raises:
-        ValueError, DtypeError: as in :func:`sparseout`, and for a target_fraction outside [0, 1] or another target.
+        ValueError: p, q, form, gradient, target_fraction or target outside what is allowed.
+        DtypeError: ``w`` is not a floating-point tensor.
+
+    Example:
+        >>> w = torch.tensor([-4.0, 0.0, 0.25])
+        >>> v = bridgeout(w, p=0.5, q=1.0, generator=torch.Generator().manual_seed(0))
+        >>> sorted(set((v - w).abs().tolist()))     # the noise is sqrt(|w|) times +1 or -1
+        [0.0, 0.5, 2.0]
     """
     p, q = check_noise(p, q, form, gradient)
     check_choice(target, TARGETS, "target")
@@ -141,11 +167,11 @@ def bridgeout(
     fraction = check_fraction(target_fraction)
     if not training or p == 0.0 or fraction == 0.0:
         return w
-    targeted = None if fraction == 1.0 else smallest(w, fraction, target)
+    targeted = None if fraction == 1.0 else smallest_mask(w, fraction, target)
     return _perturb(w, p, q, form, gradient, targeted, generator)
 
 
-def smallest(w: Tensor, fraction: float, target: str = "kernels") -> Tensor:
+def smallest_mask(w: Tensor, fraction: float, target: str = "kernels") -> Tensor:
     """Boolean mask like ``w``, true on the smallest ``fraction`` of each filter's kernels, or of all filters if
     ``target`` is "filters"; see :func:`bridgeout`."""
     check_choice(target, TARGETS, "target")
@@ -160,12 +186,12 @@ def smallest(w: Tensor, fraction: float, target: str = "kernels") -> Tensor:
 
 def _smallest_of_rows(rows: Tensor, count: int) -> Tensor:
     """Boolean mask, true on the ``count`` smallest elements of each row."""
-    if rows.device.type == "cpu" and count:  # numpy is many times as fast here as topk
+    if rows.device.type == "cpu" and count:  # many times as fast as topk
         last = np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count]
         mask = rows <= torch.from_numpy(last)
         if bool((mask.sum(1) == count).all()):
             return mask
-        # some tie with the last one: which of them belong to the count is settled by their places, more slowly
+        # some tie with the last one: argpartition, which is slower, settles which of them count
         index = torch.from_numpy(np.argpartition(rows.numpy(), count - 1, axis=1)[:, :count])
     else:
         index = rows.topk(count, dim=1, largest=False).indices
@@ -175,11 +201,10 @@ def _smallest_of_rows(rows: Tensor, count: int) -> Tensor:
 def keep_mask(like: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw r ~ Bernoulli(1-p) for each element of ``like``: a flat uint8 tensor of ones (keep) and zeros (drop).
 
-    torch's CPU bernoulli draws serially, and dropout spends most of its time there. Here one draw of 64 random bits
-    serves four elements with 16 bits each: keep where the 16 bits, read as an integer, fall below
-    t = (1-p) 2^16. When t is not whole, the one-in-65536 elements that fall exactly on floor(t) are settled by a
-    further draw with the fractional part as its probability, so P(keep) is 1-p to float precision for every p and
-    the scale 1/(1-p) leaves no bias. On other devices torch's uniform draws are used, which have 24 bits.
+    torch's CPU bernoulli draws serially, and dropout spends most of its time there. Here 64 random bits serve four
+    elements, 16 bits each: keep where they, read as an integer, fall below t = (1-p) 2^16. Where t is not whole, a
+    further draw settles the one in 65536 elements that fall exactly on floor(t), so that P(keep) is 1-p to float
+    precision and the scale 1/(1-p) leaves no bias. Other devices use torch's uniform draws, which have 24 bits.
     """
     count, device = like.numel(), like.device
     if device.type != "cpu":
@@ -236,7 +261,7 @@ def _perturb(
         one = x.narrow(shared, 0, 1)
         keep = _flat(keep_mask(one, p, generator).view(one.shape).expand(x.shape), x)
     if target is not None:
-        target = _flat(target, x).view(torch.uint8)  # torch multiplies by bytes many times as fast as by booleans
+        target = _flat(target, x).view(torch.uint8)  # multiplying by bytes is many times as fast as by booleans
     out: Tensor = _Perturb.apply(x, keep, target, p, q, form, gradient)
     return out
 
@@ -260,11 +285,11 @@ def _flat(x: Tensor, like: Tensor) -> Tensor:
 
 
 class _Perturb(torch.autograd.Function):
-    r"""out = x + s(x) |x|^(q/2) xi, with s = sign for "odd" and 1 for "even".
+    r"""out = x + s(x) |x|^(q/2) xi, with s(x) from FORMS.
 
-    Both passes are written with m = |x|^(q/2-1): the value is x (1 + m xi) or x + |x| m xi, and its derivative is
-    1 + c m xi (times sign(x) for "even"), where c = q/2 is exact and c = 1 treats m xi as a constant. Saved for the
-    backward pass: x, which a preceding ReLU keeps anyway, and one byte a mask element.
+    With m = |x|^(q/2-1) the value is x + s(x) |x| m xi and its derivative 1 + c m xi times the sign of (s(x) |x|)',
+    where c = q/2 is exact and c = 1 treats m xi as a constant. Saved for the backward pass: x, which a preceding ReLU
+    keeps anyway, and one byte per mask element.
     """
 
     @staticmethod
@@ -272,17 +297,14 @@ class _Perturb(torch.autograd.Function):
         ctx.save_for_backward(x, keep, target)
         ctx.knobs = (p, q, form, q / 2.0 if gradient == "exact" else 1.0)
         out = torch.empty_like(x)
-        floor = (
-            1e-24  # only keeps 0 * |0|^(q/2-1) * xi at 0: far below any activation, and no overflow before p = 1-1e-14
-        )
         for x_, keep_, target_, out_ in _blocks(x, keep, target, out):
             if q == 2.0 and form == "odd":  # dropout, to the bit
                 out_.copy_(torch.mul(x_, _factor(keep_, target_, p, x_.dtype)))
                 continue
             noise = _xi(keep_, target_, p, x_.dtype)
             if q != 2.0:
-                noise.mul_(_power(x_.abs().clamp_min_(floor), q / 2.0 - 1.0))
-            _add_product(x_, x_ if form == "odd" else x_.abs(), noise, out_)
+                noise.mul_(_power(x_.abs().clamp_min_(_VALUE_FLOOR), q / 2.0 - 1.0))
+            _add_product(x_, FORMS[form].value(x_), noise, out_)
         return out
 
     @staticmethod
@@ -298,14 +320,10 @@ class _Perturb(torch.autograd.Function):
                 continue
             slope = _xi(keep_, target_, p, x_.dtype, scale=c)
             if q < 2.0:
-                size = x_.abs()
-                if form == "odd":
-                    slope.mul_(size.sgn())  # zeros stay zeros whatever xi is: their slope is 1
-                slope.mul_(_power(size.clamp_min_(SLOPE_FLOOR), q / 2.0 - 1.0))
+                slope.mul_(_power(x_.abs().clamp_min_(SLOPE_FLOOR), q / 2.0 - 1.0))
             elif q > 2.0:
                 slope.mul_(_power(x_.abs(), q / 2.0 - 1.0))
-            if form == "even":
-                slope.mul_(x_.sgn())
+            slope.mul_(FORMS[form].slope(x_).sgn())  # zeros stay zeros whatever xi is: their slope is 1
             _add_product(grad_, grad_, slope, out_)
         return out, None, None, None, None, None, None
 
@@ -315,7 +333,7 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 
 
 def _blocks(x: Tensor, keep: Tensor, target: Tensor | None, *others: Tensor):  # type: ignore[no-untyped-def]
-    """Walk flat pieces of all tensors in step; x and a gradient come in working precision, the last one as it is."""
+    """Flat pieces of all tensors, in step; x and a gradient in working precision, the last one as it is."""
     size = _BLOCK if x.device.type == "cpu" else x.numel()
     dtype = _working_dtype(x)
     flats = [_flat(t, x).split(size) for t in (x, *others)]

@@ -25,7 +25,6 @@ Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,7 +46,7 @@ from .channels import (
     tied_channels,
     trace,
 )
-from .checks import check_choice
+from .checks import check_choice, check_share, check_whole
 from .cost import count
 from .data import Images
 from .modules import device_of, evaluating, run_once
@@ -140,7 +139,7 @@ def recalibrate_batchnorm(
     batches: int = BATCHES,
     *,
     batch_size: int = 128,
-    flip: bool = True,
+    flip: bool | str = Recipe.flip,
     crop: int = Recipe.crop,
     seed: int = 0,
 ) -> nn.Module:
@@ -158,9 +157,8 @@ def recalibrate_batchnorm(
         ValueError: no BatchNorm with running statistics; batches or batch_size < 1; no training images; statistics that
             come out infinite or NaN.
     """
-    for name, value in (("batches", batches), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    check_whole(batches, "batches")
+    check_whole(batch_size, "batch_size")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise ValueError("this model has no BatchNorm with running statistics: there is nothing to recalibrate")
@@ -180,7 +178,7 @@ def recalibrate_batchnorm(
                 norm.momentum = None  # torch's word for the plain mean over batches
                 norm.train()
             for part in parts:
-                batch = augment(x[part.to(x.device)].cpu(), flip, crop, draws)  # drawn alike on every device
+                batch = augment(x[part.to(x.device)].cpu(), bool(flip), crop, draws)  # drawn alike on every device
                 model(images.normalize(batch.to(device)))
         if not all(b.isfinite().all() for norm in norms for b in norm.buffers()):
             raise ValueError("the statistics come out infinite or NaN: load a sound checkpoint; the old ones are kept")
@@ -267,15 +265,13 @@ def curve(
     Raises:
         ValueError: as the functions above; all amounts are checked first.
     """
-    shares = [_check_amount(amount) for amount in amounts]
+    shares = [check_share(amount, "amount") for amount in amounts]
     if not shares:
         raise ValueError("amounts is empty: name at least one share, such as 0.5")
     check_choice(split, ("train", "valid", "test"), "split")
-    if not isinstance(recalibrate, int) or recalibrate < 0:
-        raise ValueError(f"recalibrate must be a number of training batches, True or False; got {recalibrate!r}")
     if remove and granularity != "filter":
         raise ValueError(f"only filters can be removed: use granularity='filter', got {granularity!r}")
-    batches = BATCHES if recalibrate is True else int(recalibrate)
+    batches = BATCHES if recalibrate is True else check_whole(recalibrate or 0, "recalibrate", 0)
     treatment = "removed" if remove else "silenced" if silence else "zeroed"
     treatment += ", recalibrated" * bool(batches) + ", fine-tuned" * (recipe is not None)
     part = getattr(images, split)
@@ -327,7 +323,7 @@ def _plan(
     generator: torch.Generator | None,
 ) -> _Plan:
     """All checks and all decisions, worked out on a copy of the model."""
-    amount = _check_amount(amount)
+    amount = check_share(amount, "amount")
     check_choice(granularity, GRANULARITIES, "granularity")
     check_choice(criterion, CRITERIA, "criterion")
     check_choice(scope, SCOPES, "scope")
@@ -355,12 +351,6 @@ def _plan(
             kept = ~_beside(picked[conv], conv.weight).expand_as(conv.weight)
             zeroed[name, "weight"] = kept.to(conv.weight.device)
     return _Plan(zeroed, {}, graph)
-
-
-def _check_amount(amount: Any) -> float:
-    if isinstance(amount, bool) or not isinstance(amount, numbers.Real) or not 0 <= float(amount) < 1:
-        raise ValueError(f"amount must be a number with 0 <= amount < 1 (the share to prune), got {amount!r}")
-    return float(amount)
 
 
 def _score(

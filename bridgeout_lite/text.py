@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checks import check_choice
+from .checks import check_choice, check_whole
 from .data import DataError, data_folder, explained
 
 TEXT_SETS = ("auto", "ptb", "wikitext-2", "tinyshakespeare", "python-manual")
@@ -74,8 +74,7 @@ def load_text(
     if isinstance(name, Path):
         parts = _split_text(_decoded(name, _read_bytes(name)))
         return Corpus(name.name, *parts, _text_checksum(parts), embedded=False)
-    if name not in TEXT_SETS:
-        raise ValueError(f"unknown text set {name!r}; known: {', '.join(TEXT_SETS)}")
+    check_choice(name, TEXT_SETS, "name")
     folder = data_folder(root)
     if name == "auto":
         there = [n for n, files in _TEXT_FILES.items() if all((folder / f).exists() for f, _ in files)]
@@ -196,10 +195,8 @@ def _vocabulary(symbols: list[str], level: str, size: int | None) -> Vocabulary:
             f"the training text has only one {level} ({next(iter(counts))!r}), so there is nothing to predict: "
             "give a text with at least two"
         )
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 3):
-        raise ValueError(
-            f"size must be a whole number >= 3 (the unknown symbol and two others), or None for all; got {size!r}"
-        )
+    if size is not None:
+        check_whole(size, "size", 3)  # the unknown symbol and two others
     unknown = UNKNOWN[level]
     del counts[unknown]
     kept = [symbol for symbol, _ in counts.most_common(None if size is None else size - 1)]
@@ -257,10 +254,8 @@ def tokenize(
         symbols = split(getattr(corpus, part), level)
         if not symbols:
             raise ValueError(f"the {part} part of {corpus.name} is empty: give a text in which every part has symbols")
-        if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 2):
-            raise ValueError(f"{part} must be a whole number of tokens >= 2, or None for all; got {wanted!r}")
-        if wanted is not None and wanted > len(symbols):
-            raise ValueError(f"{part}={wanted} tokens, but {corpus.name} has {len(symbols)}: ask for at most so many")
+        if wanted is not None:
+            check_whole(wanted, f"{corpus.name}: {part}", 2, len(symbols))
         texts[part] = symbols[:wanted]
     known = _vocabulary(texts["train"], level, vocabulary)
     parts = {part: known._encode(symbols) for part, symbols in texts.items()}

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_exponent, check_probability
+from .checks import check_choice, check_exponent, check_positive, check_probability, check_whole
 from .noise import FORMS, bridgeout, sparseout
 
 FAMILIES = ("gaussian", "bernoulli", "poisson", "softmax")
-PLACES = ("features", "weights")
+PLACES = {"features": "odd", "weights": "even"}  # what carries the noise, and the form that is released for it
 
 
 def log_partition(eta: Tensor, family: str) -> Tensor:
@@ -44,14 +44,21 @@ def log_partition(eta: Tensor, family: str) -> Tensor:
 
 def curvature(eta: Tensor, family: str) -> Tensor:
     r"""A''(eta): 1, s(1-s) with s the logistic function, or e^eta; for "softmax" the diagonal of the Hessian,
-    :math:`\pi_c(1-\pi_c)`, one entry a class."""
+    :math:`\pi_c(1-\pi_c)`, one entry per class."""
     check_choice(family, FAMILIES, "family")
     if family == "gaussian":
         return torch.ones_like(eta)
+    mean = _mean(eta, family)
+    return mean if family == "poisson" else mean * (1 - mean)
+
+
+def _mean(eta: Tensor, family: str) -> Tensor:
+    """A'(eta)."""
+    if family == "gaussian":
+        return eta
     if family == "poisson":
         return eta.exp()
-    mean = eta.sigmoid() if family == "bernoulli" else eta.softmax(-1)
-    return mean * (1 - mean)
+    return eta.sigmoid() if family == "bernoulli" else eta.softmax(-1)
 
 
 def lq_penalty(
@@ -67,8 +74,11 @@ def lq_penalty(
     class alone, :math:`\sum_c \pi_{ic}(1-\pi_{ic})\sum_j x_{ij}^2|B_{jc}|^q`.
 
     Args:
-        features: (n, d). weights: (d,), or (d, C) for softmax. Both floating point.
-        p, q: of the noise. family: one of ``FAMILIES``. noise_on: "features" (Sparseout) or "weights" (Bridgeout).
+        features: (n, d), floating point.
+        weights: (d,), or (d, C) for softmax, floating point.
+        p, q: drop probability and exponent of the noise.
+        family: one of ``FAMILIES``.
+        noise_on: "features" (Sparseout) or "weights" (Bridgeout).
 
     Returns:
         A scalar in nats, differentiable in features and weights.
@@ -76,8 +86,7 @@ def lq_penalty(
     Raises:
         ValueError: bad p, q, family or noise_on, or shapes that do not fit.
     """
-    p, q = check_probability(p), check_exponent(q)
-    _check(features, weights, family, noise_on)
+    p, q, _ = _check(features, weights, p, q, family, noise_on)
     eta = features @ weights
     amplitude = 0.5 * p / (1 - p)
     if noise_on == "weights":
@@ -102,23 +111,20 @@ def exact_penalty(
 ) -> Tensor:
     r"""The penalty without approximation, by summing over all masks: 2^d for d features (at most 2^16 masks).
 
-    ``form`` as in :func:`bridgeout_lite.sparseout`; None is "odd" on features and "even" on weights. Other arguments
-    and errors as in :func:`lq_penalty`; softmax with noise on weights has d*C coordinates.
+    Args:
+        form: "odd" or "even"; defaults to the released one, "odd" on features and "even" on weights. Other arguments
+            and errors: see :func:`lq_penalty`. Softmax with noise on weights has d*C coordinates.
     """
-    p, q = check_probability(p), check_exponent(q)
-    _check(features, weights, family, noise_on)
-    if form is not None:
-        check_choice(form, FORMS, "form")
+    p, q, form = _check(features, weights, p, q, family, noise_on, form)
     moved = features if noise_on == "features" else weights
     count = features.shape[1] if noise_on == "features" else weights.numel()
     if count > 16:
         raise ValueError(f"summing over all masks needs at most 16 noisy coordinates, got {count}: use Monte Carlo")
-    odd = (form or ("odd" if noise_on == "features" else "even")) == "odd"
     masks = (torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1  # (2^d, d); 1 keeps
     keep = masks.to(features.dtype)
     chance = (keep * (1 - p) + (1 - keep) * p).prod(1)
     xi = keep / (1 - p) - 1
-    move = _magnitude(moved, q / 2) * (moved.sign() if odd else 1)
+    move = _magnitude(moved, q / 2) * FORMS[form].value(moved).sign()
     start = log_partition(features @ weights, family)
     total = torch.zeros((), dtype=features.dtype)
     for probability, one in zip(chance, xi, strict=True):
@@ -145,25 +151,19 @@ def monte_carlo_penalty(
     r"""The penalty by simulation: ``(estimate, standard_error)``, in nats.
 
     A draw is one fresh mask on everything and gives the row average of
-    :math:`A(\tilde\eta_i) - A(\eta_i) - A'(\eta_i)(\tilde\eta_i-\eta_i)`. The last term has mean zero; taking it off
-    removes most of the variance and none of the expectation.
+    :math:`A(\tilde\eta_i) - A(\eta_i) - A'(\eta_i)(\tilde\eta_i-\eta_i)`. The last term has mean zero; subtracting
+    it removes most of the variance and none of the expectation.
 
     Args:
-        draws: number of masks, >= 2. generator: source of the masks; None is torch's global one.
-        form: as in :func:`exact_penalty`. Other arguments and errors as in :func:`lq_penalty`.
+        draws: number of masks, >= 2.
+        generator: source of the masks; defaults to torch's global one.
+        form: see :func:`exact_penalty`. Other arguments and errors: see :func:`lq_penalty`.
     """
-    p, q = check_probability(p), check_exponent(q)
-    _check(features, weights, family, noise_on)
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2 to give a standard error, got {draws}")
+    p, q, form = _check(features, weights, p, q, family, noise_on, form)
+    check_whole(draws, "draws", 2)  # fewer have no standard error
     features, weights = features.detach().double(), weights.detach().double()
-    form = form or ("odd" if noise_on == "features" else "even")
     eta = features @ weights
-    start = log_partition(eta, family)
-    slope = {"gaussian": lambda e: e, "bernoulli": torch.sigmoid, "poisson": torch.exp}.get(
-        family, lambda e: e.softmax(-1)
-    )
-    gradient = slope(eta)
+    start, gradient = log_partition(eta, family), _mean(eta, family)
     values = torch.empty(draws, dtype=torch.float64)
     block = max(1, 2**22 // features.numel())  # as many masks at a time as fit in about 32 MB
     for first in range(0, draws, block):
@@ -183,6 +183,13 @@ def relative_noise(x: Tensor, p: float, q: float) -> Tensor:
     r"""Standard deviation of the noise over the value, :math:`|x|^{q/2-1}\sqrt{p/(1-p)}`; infinite at 0 for q < 2."""
     p, q = check_probability(p), check_exponent(q)
     return x.abs().pow(q / 2 - 1) * math.sqrt(p / (1 - p))
+
+
+def noise_ratio(x: Tensor, q: float) -> float:
+    r"""Noise power over signal power at p = 1/2, :math:`\overline{|x|^q}\,/\,\overline{x^2}`; at another p it is
+    p/(1-p) times that. Zeros count as 0 for every q, as they carry no noise; an all-zero ``x`` gives 0."""
+    x = x.detach() if x.dtype == torch.float64 else x.detach().float()
+    return (_magnitude(x, check_exponent(q)).mean() / x.square().mean().clamp_min(1e-30)).item()
 
 
 def matched_p(x: Tensor, p: float, q: float, reference_q: float = 2.0) -> float:
@@ -219,11 +226,18 @@ def bridge_prox(z: float, penalty: float, q: float) -> float:
     zero: beyond a threshold the larger root of :math:`w - z + \lambda q w^{q-1} = 0` wins, below it zero does.
 
     Args:
-        z: any number. penalty: lambda >= 0. q: > 0.
+        z: any finite number.
+        penalty: lambda, finite and >= 0.
+        q: finite and > 0.
     """
-    check_exponent(q)
-    if q == 0 or not penalty >= 0 or not math.isfinite(z):
-        raise ValueError(f"q must be > 0, penalty >= 0 and z finite, got q={q!r}, penalty={penalty!r}, z={z!r}")
+    check_positive(q, "q", zero=False)
+    check_positive(penalty, "penalty")
+    if not math.isfinite(z):
+        raise ValueError(f"z must be finite, got {z!r}")
+    return _prox(z, penalty, q)
+
+
+def _prox(z: float, penalty: float, q: float) -> float:
     size = abs(z)
     if penalty == 0 or size == 0:
         return z
@@ -265,11 +279,15 @@ def bridge_path(
     For q < 1 the problem is not convex and the result is a local minimum, the one that grows out of least squares.
 
     Args:
-        x: (n, d). y: (n,). penalties: ascending lambdas >= 0, shape (k,). q: > 0.
+        x: (n, d).
+        y: (n,).
+        penalties: ascending lambdas >= 0, shape (k,).
+        q: > 0.
 
     Returns:
         Weights, shape (k, d).
     """
+    check_positive(q, "q", zero=False)
     penalties = np.asarray(penalties, dtype=float)
     if (np.diff(penalties) < 0).any() or (penalties < 0).any():
         raise ValueError("penalties must be ascending and >= 0")
@@ -282,7 +300,7 @@ def bridge_path(
             before = w.copy()
             for j in np.flatnonzero(square):
                 z = w[j] + (target[j] - gram[j] @ w) / square[j]
-                w[j] = bridge_prox(z, penalty, q)
+                w[j] = _prox(z, penalty, q)
             if np.abs(w - before).max() <= tolerance * max(1.0, np.abs(w).max()):
                 break
         path[k] = w
@@ -295,7 +313,10 @@ def _magnitude(x: Tensor, power: float) -> Tensor:
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x.abs()).pow(power))
 
 
-def _check(features: Tensor, weights: Tensor, family: str, noise_on: str) -> None:
+def _check(
+    features: Tensor, weights: Tensor, p: float, q: float, family: str, noise_on: str, form: str | None = None
+) -> tuple[float, float, str]:
+    """p, q and the form, after a look at all arguments of a penalty."""
     check_choice(family, FAMILIES, "family")
     check_choice(noise_on, PLACES, "noise_on")
     want = 2 if family == "softmax" else 1
@@ -305,3 +326,5 @@ def _check(features: Tensor, weights: Tensor, family: str, noise_on: str) -> Non
             f"features must be (n, d) and weights {shape} for {family}; "
             f"got {tuple(features.shape)} and {tuple(weights.shape)}"
         )
+    form = PLACES[noise_on] if form is None else form
+    return check_probability(p), check_exponent(q), check_choice(form, FORMS, "form")

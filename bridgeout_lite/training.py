@@ -6,38 +6,34 @@ that the device has computed is read back, so a GPU is never waited for. Every e
 on the same machine and device.
 """
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from .checks import as_number, check_choice, check_whole
+from .checks import check_choice, check_positive, check_share, check_whole
 from .cudagraph import Replay, Work
 from .data import IMAGE_SETS, Images, Split
+from .epochs import CheckpointError as CheckpointError
+from .epochs import epoch_seed
+from .epochs import identify as identify
+from .epochs import run_epochs as run_epochs
 from .models import MODELS, Whitening, build_model
+from .modules import evaluating
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 FLIPS = (False, True, "alternating")
 VIEWS = ("one", "flip", "shift")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or that belongs to another run. The message says what to do."""
 
 
 # What a recipe's spec leaves out at these values.
@@ -82,34 +78,18 @@ class Recipe:
         check_choice(self.precision, PRECISIONS, "precision")
         if self.flip not in FLIPS:
             raise ValueError(f"flip must be True, False or 'alternating', got {self.flip!r}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("crop", 0)):
-            check_whole(getattr(self, name), name, low)
-        if not 0 < self.lr < float("inf") or not self.weight_decay >= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                "lr must be > 0, weight_decay >= 0 and 0 <= momentum < 1; "
-                f"got lr={self.lr!r}, weight_decay={self.weight_decay!r}, momentum={self.momentum!r}"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be > 0, or None for no clipping; got {self.clip!r}")
-        if not 0 <= self.label_smoothing < 1 or not self.bias_lr > 0:
-            raise ValueError(
-                "label_smoothing must be from 0 to below 1 and bias_lr > 0; "
-                f"got label_smoothing={self.label_smoothing!r}, bias_lr={self.bias_lr!r}"
-            )
-        for name in (
-            "lr",
-            "momentum",
-            "weight_decay",
-            "gamma",
-            "clip",
-            "label_smoothing",
-            "bias_lr",
-        ):  # 1 and 1.0 are one recipe, told by its repr
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else float(value))
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        if not all(isinstance(m, int) and m > 0 for m in self.milestones):
-            raise ValueError(f"milestones must be epochs, whole numbers >= 1; got {self.milestones!r}")
+        above_zero = functools.partial(check_positive, zero=False)
+        checks: dict[str, Callable[[Any, str], Any]] = {
+            **dict.fromkeys(("epochs", "batch_size"), check_whole),
+            "crop": functools.partial(check_whole, least=0),
+            **dict.fromkeys(("lr", "bias_lr"), above_zero),
+            **dict.fromkeys(("weight_decay", "gamma"), check_positive),
+            **dict.fromkeys(("momentum", "label_smoothing"), check_share),
+            "clip": lambda value, name: None if value is None else above_zero(value, name),
+            "milestones": lambda value, name: tuple(check_whole(epoch, f"each of {name}") for epoch in value),
+        }
+        for name, check in checks.items():  # 1 becomes 1.0: two recipes are one if their reprs are
+            object.__setattr__(self, name, check(getattr(self, name), name))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -134,6 +114,27 @@ class History:
         return {str(k): float(v) for k, v in self.frame.iloc[-1].items()}
 
 
+class Regulariser:
+    """A method that acts on training from outside: a term of the loss, and what follows each step.
+
+    Its repr and :meth:`places` tell runs apart: a checkpoint fits only a method with the same two.
+    """
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """A scalar to add to the mean loss of the mini-batch that the model has just seen."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
+        """Called after the optimizer has stepped with learning rate ``lr``; does nothing by default."""
+
+    def resume(self, steps: int) -> None:
+        """Set the method's state to that after ``steps`` steps of a resumed run (0: a new run). Most have none."""
+
+    def places(self, model: nn.Module) -> list[str]:
+        """Names of the modules of ``model`` on which the method acts, if it acts on some only."""
+        return []
+
+
 def check_experiment(experiment: Any, needs: type[nn.Module] = nn.Module) -> None:
     """What recorded experiments on images share: ValueError unless their dataset, model, width, train, valid, test,
     recipe and seed can be run, with a model that has a module of the kind ``needs``. The width becomes a float."""
@@ -145,9 +146,7 @@ def check_experiment(experiment: Any, needs: type[nn.Module] = nn.Module) -> Non
         value = getattr(experiment, name)
         if value is not None or name in ("valid", "seed"):
             check_whole(value, name, least)
-    width = as_number(experiment.width)
-    if width is None:
-        raise ValueError(f"width must be a number > 0, got {experiment.width!r}")
+    width = check_positive(experiment.width, "width", zero=False)
     object.__setattr__(experiment, "width", width)
     if needs not in _kinds(experiment.model, width):
         raise ValueError(f"model {experiment.model!r} has no {needs.__name__}, which this experiment needs")
@@ -207,7 +206,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     graph: bool = False,
-    regulariser: Any = None,
+    regulariser: Regulariser | None = None,
     watch: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> History:
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
@@ -224,8 +223,7 @@ def fit(
         graph: record forward and backward pass as a CUDA graph and replay it. Starting its hundreds of kernels one by
             one is what a small network costs most on a GPU. The model must run the same operations at every step and
             read no value back.
-        regulariser: a :class:`bridgeout_lite.rivals.base.Regulariser`: its penalty is added to the loss, and it may act
-            after each step.
+        regulariser: its penalty is added to the loss, and it may act after each step.
         watch: called with the model, in evaluation mode, at the end of each epoch; what it returns is added to the
             epoch's row of the history.
 
@@ -239,10 +237,10 @@ def fit(
         KeyboardInterrupt: passed on, after one line that says from which epoch a second call goes on.
     """
     recipe = recipe or Recipe()
-    where = pick_device(device)
-    precision = pick_precision(recipe.precision, where)
-    if graph and where.type != "cuda":
-        raise ValueError(f"graph=True needs a CUDA device, got {str(where)!r}: leave graph out")
+    device = pick_device(device)
+    precision = pick_precision(recipe.precision, device)
+    if graph and device.type != "cuda":
+        raise ValueError(f"graph=True needs a CUDA device, got {str(device)!r}: leave graph out")
     if len(images.train) < recipe.batch_size:
         raise ValueError(
             f"{len(images.train)} training images are fewer than one batch of {recipe.batch_size}: "
@@ -250,8 +248,8 @@ def fit(
         )
     if not len(images.valid):
         raise ValueError(f"the validation split of {images.name} is empty: load it with valid >= 1")
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = images.to(where)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(device)
     prepare(model, images)
     steps = len(images.train) // recipe.batch_size
     optimizer = torch.optim.SGD(
@@ -260,14 +258,12 @@ def fit(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=where.type == "cuda" or None,  # on a CPU it saves 1 or 2 % of a step, and rounds in another way
+        fused=device.type == "cuda" or None,  # on a CPU it saves 1 or 2 % of a step, and rounds in another way
     )
     scheduler = make_scheduler(optimizer, recipe, steps)
     identity = identify(model, images, recipe, seed, precision + " as a CUDA graph" * graph)
     if regulariser is not None:
-        picks = getattr(regulariser, "where", None)
-        places = [name for name, module in model.named_modules() if picks and picks(name, module)]
-        identity["regulariser"] = f"{regulariser!r} on {places}"
+        identity["regulariser"] = f"{regulariser!r} on {regulariser.places(model)}"
     learn: Work = functools.partial(_learn, model, recipe, precision, regulariser)
     learn = Replay(learn) if graph else learn
 
@@ -276,10 +272,8 @@ def fit(
             regulariser.resume(epoch * steps)
         row = _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar, regulariser)
         if watch is not None:
-            was_training = model.training
-            with torch.no_grad():
-                row |= watch(model.eval())
-            model.train(was_training)
+            with evaluating(model), torch.no_grad():
+                row |= watch(model)
         return row
 
     rows = run_epochs(
@@ -289,12 +283,12 @@ def fit(
         epochs=recipe.epochs,
         steps=steps,
         seed=seed,
-        device=where,
+        device=device,
         checkpoint=checkpoint,
         progress=progress,
         on_epoch=on_epoch,
     )
-    return History(pd.DataFrame(rows), precision, str(where))
+    return History(pd.DataFrame(rows), precision, str(device))
 
 
 # Training images that a whitening layer looks at.
@@ -310,7 +304,7 @@ def prepare(model: nn.Module, images: Images) -> None:
 
 def _turned(count: int, epoch: int, seed: int) -> Tensor:
     """Which images an epoch of alternating flips mirrors: a coin for each, thrown once a run, turned every epoch."""
-    coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(_mix(seed, -1)))
+    coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(epoch_seed(seed, -1)))
     return (coins + epoch) % 2 == 1
 
 
@@ -325,58 +319,9 @@ def _groups(model: nn.Module, recipe: Recipe) -> Any:
     return [{"params": others}, {"params": biases, "lr": recipe.lr * recipe.bias_lr, "weight_decay": decay}]
 
 
-def run_epochs(
-    one_epoch: Callable[[int, Any], dict[str, float]],
-    trained: tuple[Any, Any, Any],
-    identity: dict[str, str],
-    *,
-    epochs: int,
-    steps: int,
-    seed: int,
-    device: torch.device,
-    checkpoint: str | os.PathLike[str] | None,
-    progress: bool,
-    on_epoch: Callable[[dict[str, float]], None] | None,
-) -> list[dict[str, float]]:
-    """What every kind of training shares: call ``one_epoch(epoch, bar)`` for each epoch that ``checkpoint`` lacks, with
-    torch's generator seeded by (seed, epoch), and keep its row.
-
-    Args:
-        one_epoch: trains for one epoch, updates the bar once a step, returns the epoch's row of the history.
-        trained: model, optimizer and scheduler: what a checkpoint holds.
-        identity: from :func:`identify`.
-        epochs, steps: of the training; steps in an epoch.
-        seed, device, checkpoint, progress, on_epoch: as for :func:`fit`.
-    """
-    rows: list[dict[str, float]] = []
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        rows = _restore(path, identity, *trained, device)
-    elif path is not None:
-        _save(path, identity, *trained, rows)
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    bar = tqdm(total=epochs * steps, initial=len(rows) * steps, disable=hidden, unit="batch", leave=False)
-    devices = [device] if device.type == "cuda" else []
-    # cuDNN's flags() switches it off unless told otherwise
-    cudnn = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False)
-    try:
-        with bar, torch.random.fork_rng(devices), cudnn:
-            for epoch in range(len(rows), epochs):
-                torch.manual_seed(_mix(seed, epoch))
-                row = one_epoch(epoch, bar)
-                if path is not None:
-                    _save(path, identity, *trained, [*rows, row])
-                rows.append(row)
-                if on_epoch is not None:
-                    on_epoch(dict(row))
-    except KeyboardInterrupt:
-        kept = f"run the same call again to go on from epoch {len(rows) + 1}" if path else "no checkpoint was asked for"
-        print(f"interrupted in epoch {len(rows) + 1} of {epochs}: {kept}", file=sys.stderr)
-        raise
-    return rows
-
-
-def _learn(model: nn.Module, recipe: Recipe, precision: str, regulariser: Any, x: Tensor, y: Tensor) -> Tensor:
+def _learn(
+    model: nn.Module, recipe: Recipe, precision: str, regulariser: Regulariser | None, x: Tensor, y: Tensor
+) -> Tensor:
     """Leave the gradients of one batch in the parameters; return its loss and share of hits, on the device."""
     model.zero_grad(set_to_none=True)
     with autocast(x.device, precision):
@@ -401,18 +346,19 @@ def _epoch(
     epoch: int,
     seed: int,
     bar: Any,
-    regulariser: Any,
+    regulariser: Regulariser | None,
 ) -> dict[str, float]:
     start = time.perf_counter()
     x, y = images.train.x, images.train.y
     steps = len(y) // recipe.batch_size
-    draws = torch.Generator(x.device).manual_seed(_mix(seed, epoch) + 1)
+    draws = torch.Generator(x.device).manual_seed(epoch_seed(seed, epoch) + 1)
     order = torch.randperm(len(y), generator=draws, device=x.device)
     totals = torch.zeros(2, device=x.device)  # summed loss and hits stay on the device: no waiting inside an epoch
     normalize = images.normalizer(x.device)
     lr = optimizer.param_groups[0]["lr"]
     turned = _turned(len(y), epoch, seed).to(x.device) if recipe.flip == "alternating" else None
-    model.train()
+    if not model.training:  # else layers that the user has frozen, in evaluation mode, stay so
+        model.train()
     for step in range(steps):
         index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         flip = recipe.flip is True if turned is None else turned[index]
@@ -468,16 +414,14 @@ def evaluate(
         raise ValueError(f"the {split} split of {images.name} is empty")
     device = next(model.parameters()).device
     loss, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-    was_training = model.training
-    model.eval()
     normalize = images.normalizer(device)
-    for start in range(0, len(part), batch_size):
-        x, y = (t[start : start + batch_size].to(device) for t in (part.x, part.y))
-        with autocast(device, precision):
-            logits = _answer(model, normalize(x), views)
-        loss += F.cross_entropy(logits, y, reduction="sum")
-        hits += (logits.argmax(1) == y).sum()
-    model.train(was_training)
+    with evaluating(model):
+        for x, y in zip(part.x.split(batch_size), part.y.split(batch_size), strict=True):
+            x, y = x.to(device), y.to(device)
+            with autocast(device, precision):
+                logits = _answer(model, normalize(x), views)
+            loss += F.cross_entropy(logits, y, reduction="sum")
+            hits += (logits.argmax(1) == y).sum()
     return loss.item() / len(part), 100.0 * hits.item() / len(part)
 
 
@@ -526,63 +470,3 @@ def make_scheduler(
         return library.CosineAnnealingLR(optimizer, total)
     milestones = [m * steps for m in recipe.milestones] if recipe.schedule == "steps" else []
     return library.MultiStepLR(optimizer, milestones, recipe.gamma)
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """A seed for one epoch of one run; neighbours do not overlap."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:6], "little")
-
-
-def identify(model: nn.Module, data: Any, recipe: Any, seed: int, precision: str) -> dict[str, str]:
-    """What must be the same for a checkpoint to fit: ``data`` has a name and a checksum, and repr(model) includes the
-    noise attached to it."""
-    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    return {
-        "model": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
-        "recipe": f"{recipe} in {precision}",
-        "seed": str(seed),
-        "data": f"{data.name} {data.checksum}",
-    }
-
-
-def _save(path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, rows: list[Any]) -> None:
-    state = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "rows": rows,
-    }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, partial)
-        os.replace(partial, path)  # at any moment the checkpoint is either the old or the new one, whole
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"checkpoint {path} could not be written ({reason}): free space or name another file; "
-            "what stood there before is unharmed"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # after os.replace there is none
-            partial.unlink()
-
-
-def _restore(path: Path, identity: dict[str, str], model: Any, optimizer: Any, scheduler: Any, where: Any) -> list[Any]:
-    try:
-        state = torch.load(path, map_location=where, weights_only=True)
-        differ = [key for key, value in identity.items() if state["identity"].get(key) != value]
-    except Exception as error:  # whatever garbage makes of the reader
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint of fit() ({type(error).__name__}): name another file or delete it"
-        ) from error
-    if differ:
-        raise CheckpointError(
-            f"{path} belongs to another run (another {', another '.join(differ)}): name another file or delete it"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    rows: list[Any] = state["rows"]
-    return rows

@@ -209,15 +209,15 @@ def test_few_digits_give_at_most_a_fifth_to_validation(numbered):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"train": 0}, "train must be a whole number from 1 to 160; got 0"),
-        ({"train": 161}, "train must be a whole number from 1 to 160; got 161"),
-        ({"train": -3}, "train must be a whole number from 1 to 160; got -3"),
-        ({"train": 10.0}, "train must be a whole number from 1 to 160; got 10.0"),
-        ({"train": "10"}, "train must be a whole number from 1 to 160; got '10'"),
-        ({"valid": -1}, "valid must be a whole number from 0 to 199; got -1"),
-        ({"valid": 0.1}, "valid must be a whole number from 0 to 199; got 0.1"),
-        ({"test": 0}, "test must be a whole number from 1 to 50; got 0"),
-        ({"test": 51}, "test must be a whole number from 1 to 50; got 51"),
+        ({"train": 0}, "train must be a whole number from 1 to 160, got 0"),
+        ({"train": 161}, "train must be a whole number from 1 to 160, got 161"),
+        ({"train": -3}, "train must be a whole number from 1 to 160, got -3"),
+        ({"train": 10.0}, "train must be a whole number from 1 to 160, got 10.0"),
+        ({"train": "10"}, "train must be a whole number from 1 to 160, got '10'"),
+        ({"valid": -1}, "valid must be a whole number from 0 to 199, got -1"),
+        ({"valid": 0.1}, "valid must be a whole number from 0 to 199, got 0.1"),
+        ({"test": 0}, "test must be a whole number from 1 to 50, got 0"),
+        ({"test": 51}, "test must be a whole number from 1 to 50, got 51"),
     ],
 )
 def test_sizes_that_do_not_fit(numbered, sizes, message):
@@ -228,7 +228,7 @@ def test_sizes_that_do_not_fit(numbered, sizes, message):
 
 def test_validation_larger_than_the_set(tiny, mirror, tmp_path):
     mirror.use("good")
-    with pytest.raises(ValueError, match=r"cifar10: valid must be a whole number from 0 to 99; got 5000"):
+    with pytest.raises(ValueError, match=r"cifar10: valid must be a whole number from 0 to 99, got 5000"):
         load_images("cifar10", tmp_path, train=50)  # the default valid=5000
 
 

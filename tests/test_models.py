@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor, nn
 
 import bridgeout_lite as bl
@@ -308,7 +309,9 @@ def test_without_batchnorm_the_signal_keeps_its_scale():
 
 
 def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(ValueError, match=r"unknown model 'smalcnn'; known: smallcnn, .*; did you mean 'smallcnn'\?"):
+    with pytest.raises(
+        ValueError, match=r"name must be one of 'smallcnn', .*, got 'smalcnn'; did you mean 'smallcnn'\?"
+    ):
         bl.build_model("smalcnn")
     for given, meant in (
         ("vgg", "vgg16"),
@@ -319,34 +322,18 @@ def test_an_unknown_name_gets_a_suggestion():
         with pytest.raises(ValueError, match=rf"did you mean '{meant}'\?"):
             bl.build_model(given)
     for name in ("transformer", "", None, 3):
-        with pytest.raises(ValueError, match=r"unknown model .*; known: smallcnn") as error:
-            bl.build_model(name)
-        assert "did you mean" not in str(error.value)
+        assert "did you mean" not in refused(lambda: bl.build_model(name), "name must be one of 'smallcnn'")  # noqa: B023
 
 
 @pytest.mark.parametrize(
-    "options",
+    "argument, bad",
     [
-        {"width": 0},
-        {"width": -1.0},
-        {"width": math.nan},
-        {"num_classes": 0},
-        {"num_classes": -3},
-        {"in_channels": 0},
+        *[("width", bad) for bad in (0, -1.0, math.nan, math.inf, "wide", None)],
+        *[(name, bad) for name in ("num_classes", "in_channels") for bad in (0, -3, 1.5)],
     ],
 )
-def test_bad_sizes(options):
-    ((name, value),) = options.items()
-    with pytest.raises(
-        ValueError, match=r"width must be finite and > 0, num_classes and in_channels >= 1; got"
-    ) as error:
-        bl.build_model("smallcnn", **options)
-    assert f"{name}={value}" in str(error.value)
-
-
-def test_infinite_width():
-    with pytest.raises(ValueError, match="width"):
-        bl.build_model("smallcnn", width=math.inf)
+def test_bad_sizes(argument, bad):
+    refused(lambda: bl.build_model("smallcnn", **{argument: bad}), f"{argument} must be a", f"got {bad!r}")
 
 
 def test_a_shortcut_is_the_convolution_with_its_stride():

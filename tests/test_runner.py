@@ -235,7 +235,7 @@ def test_missing_data_stop_a_sweep_at_once(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"jobs": 0}, "jobs must be a whole number >= 1, got 0"),
-        ({"budget": 0.0}, "budget must be above zero seconds, got 0.0"),
+        ({"budget": 0.0}, "budget must be a finite number > 0, got 0.0"),
         ({"device": "moon"}, "device 'moon' is not available here"),
     ],
 )

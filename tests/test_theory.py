@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from scipy import integrate, stats
 from sklearn.linear_model import Lasso, Ridge
 from torch import Tensor
 
 import bridgeout_lite as bl
-from bridgeout_lite import theory
+from bridgeout_lite import noise, theory
 
 PLACES = ["features", "weights"]
 FAMILIES = ["gaussian", "bernoulli", "poisson", "softmax"]
@@ -283,7 +284,7 @@ def test_errors_of_the_penalties():
     with pytest.raises(ValueError, match="at most 16 noisy coordinates, got 17"):
         theory.exact_penalty(torch.ones(2, 17), torch.ones(17), 0.5, 1.0)
     for draws in (1, 0, -5):
-        with pytest.raises(ValueError, match=f"draws must be at least 2 .*, got {draws}"):
+        with pytest.raises(ValueError, match=f"draws must be a whole number >= 2, got {draws}"):
             theory.monte_carlo_penalty(features, weights, 0.5, 1.0, draws=draws)
     with pytest.raises(ValueError, match="form must be one of"):
         theory.monte_carlo_penalty(features, weights, 0.5, 1.0, form="odder")
@@ -292,9 +293,51 @@ def test_errors_of_the_penalties():
             function(features, "normal")
 
 
-def test_an_unknown_form_is_an_error_in_exact_penalty_too():
-    with pytest.raises(ValueError, match="form must be one of"):
-        theory.exact_penalty(*problem(), 0.5, 1.0, form="odder")
+@pytest.mark.parametrize("form", ["odder", "", "third"])
+def test_a_third_form_is_refused_wherever_there_is_a_form(form):
+    features, weights = problem()
+    for act in (
+        lambda: theory.exact_penalty(features, weights, 0.5, 1.0, form=form),
+        lambda: theory.monte_carlo_penalty(features, weights, 0.5, 1.0, form=form),
+        lambda: bl.sparseout(features, form=form),
+        lambda: bl.bridgeout(weights, form=form),
+        lambda: bl.Sparseout(form=form),
+        lambda: bl.Bridgeout(form=form),
+    ):
+        refused(act, f"form must be one of 'odd', 'even', got {form!r}")
+
+
+def test_theory_reads_the_forms_of_the_noise(monkeypatch):
+    """A third form, entered once, is one to both: the exact penalty is that of the noise that the layers make."""
+    monkeypatch.setitem(noise.FORMS, "third", noise.Form(lambda x: -x, lambda x: -x.abs()))
+    features, weights = problem()
+    noisy = bl.sparseout(features, 0.5, 1.0, form="third", generator=torch.Generator().manual_seed(0))
+    odd = bl.sparseout(features, 0.5, 1.0, form="odd", generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noisy - features, features - odd)
+    third, odd, even = (
+        theory.exact_penalty(features, weights, 0.3, 1.0, "poisson", form=form) for form in ("third", "odd", "even")
+    )
+    assert abs(third - odd) > 1e-3 < abs(third - even)
+
+
+def test_noise_ratio_is_the_power_of_the_noise_over_that_of_the_signal():
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[::3] = 0.0
+    for q in (0.0, 0.5, 1.0, 2.0, 3.0):
+        noisy = bl.sparseout(x, 0.5, q, generator=torch.Generator().manual_seed(1))
+        measured = (noisy - x).square().mean() / x.square().mean()  # at p = 1/2 xi is +1 or -1: exact
+        assert theory.noise_ratio(x, q) == pytest.approx(measured.item(), rel=1e-9)
+    assert theory.noise_ratio(x, 0.0) * x.square().mean().item() == pytest.approx(2 / 3, abs=1e-5)  # zeros count 0
+    assert theory.noise_ratio(x, 2) == pytest.approx(1.0)
+
+
+def test_noise_ratio_of_any_tensor():
+    assert theory.noise_ratio(torch.zeros(4), 1.0) == 0.0 == theory.noise_ratio(torch.zeros(4), 0.0)
+    half = torch.full((70_000,), 300.0, dtype=torch.float16)  # its squares leave the half precision
+    assert theory.noise_ratio(half, 1.0) == pytest.approx(1 / 300, rel=1e-5)
+    assert theory.noise_ratio(torch.tensor([1, -2, 0]), 1.0) == pytest.approx(3 / 5)
+    assert type(theory.noise_ratio(torch.ones(2, requires_grad=True), 1.0)) is float
+    refused(lambda: theory.noise_ratio(torch.ones(2), -1.0), "q must be a finite number >= 0")
 
 
 # ---- strength of the noise --------------------------------------------------------------------------------------
@@ -426,12 +469,10 @@ def test_bridge_prox_jumps_for_q_below_one():
 
 
 def test_bridge_prox_errors():
-    for penalty, q in [(-0.1, 1.0), (1.0, 0.0)]:
-        with pytest.raises(ValueError, match=r"q must be > 0, penalty >= 0 and z finite, got q=.*, penalty=.*"):
-            theory.bridge_prox(1.0, penalty, q)
-    for q in (-1.0, math.inf, math.nan, "2"):
-        with pytest.raises(ValueError, match="q must be"):
-            theory.bridge_prox(1.0, 1.0, q)
+    good = {"z": 1.0, "penalty": 1.0, "q": 1.0}
+    bad = [("penalty", -0.1), ("penalty", math.nan), ("z", math.nan), ("z", math.inf)]
+    for name, value in [*bad, *[("q", q) for q in (0.0, -1.0, math.inf, math.nan, "2")]]:
+        refused(lambda: theory.bridge_prox(**good | {name: value}), f"{name} must be", f"got {value!r}")  # noqa: B023
 
 
 def regression(n: int = 60, d: int = 8):

@@ -29,7 +29,8 @@ training examples have strength times N for it.
 """
 
 from ..channels import ChannelGroup, channel_groups
-from .base import Regulariser, finish
+from ..training import Regulariser
+from .base import finish
 from .channels import OICSR, group_energy, prune_to_budget
 from .gates import (
     LAWS,

@@ -8,13 +8,18 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from ..modules import Where, modules_where
+from ..modules import Where, pick
+from ..training import Regulariser as Regulariser
 
 
-class Regulariser:
-    """What a training loop needs to know of a method: a term of the loss, and what follows a step."""
+class Rival(Regulariser):
+    """What rivals share: where they act, and that some can serve one model only."""
 
-    _model: weakref.ref[nn.Module] | None = None  # that it has met, where what it keeps is of one model
+    where: Where | None = None
+    _model: weakref.ref[nn.Module] | None = None  # the model met, for a method that keeps something about it
+
+    def places(self, model: nn.Module) -> list[str]:
+        return [name for name, module in model.named_modules() if self.where and self.where(name, module)]
 
     def _keep_to(self, model: nn.Module) -> None:
         if self._model is None:
@@ -22,19 +27,8 @@ class Regulariser:
         elif self._model() is not model:
             raise ValueError(f"this {type(self).__name__} has met another model: make one for each")
 
-    def __getstate__(self) -> dict[str, Any]:  # of a copy, which may go with a copy of the model
+    def __getstate__(self) -> dict[str, Any]:  # a copy may go with a copy of the model
         return {k: v for k, v in self.__dict__.items() if k != "_model"}
-
-    def penalty(self, model: nn.Module) -> Tensor:
-        """A scalar to add to the mean loss of the mini-batch that the model has just seen."""
-        raise NotImplementedError
-
-    def after_step(self, model: nn.Module, lr: float | None = None) -> None:
-        """What the method does once the optimizer has stepped with learning rate ``lr``; most do nothing."""
-
-    def resume(self, steps: int) -> None:
-        """Be what the method is after so many steps of a run whose model is as it was then; 0 at the start of one. Most
-        have no state beside the model's."""
 
 
 def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
@@ -59,9 +53,9 @@ def is_convolution(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d)
 
 
-def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    """:func:`modules_where`; ValueError too if one has no matrix of weights whose rows are what it puts out."""
-    picked = modules_where(model, where)
+def pick_weights(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
+    """:func:`bridgeout_lite.modules.pick`; ValueError too if a module has no filters or rows of weights."""
+    picked = pick(model, where)
     for name, module in picked:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, _ConvTransposeNd):
@@ -90,7 +84,7 @@ def clean_weight(name: str, module: nn.Module) -> nn.Parameter:
 
 def parameters(model: nn.Module, where: Where) -> list[nn.Parameter]:
     """The clean weights of the modules picked; one that several share is there once."""
-    return list(dict.fromkeys(clean_weight(name, module) for name, module in pick(model, where)))
+    return list(dict.fromkeys(clean_weight(name, module) for name, module in pick_weights(model, where)))
 
 
 def zero_like(model: nn.Module) -> Tensor:

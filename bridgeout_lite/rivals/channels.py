@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..channels import ChannelGroup, black_image, channel_groups, plain_copy, remove_channels
-from ..checks import check_positive
+from ..checks import check_fraction, check_positive, check_share
 from ..cost import count
-from .base import Regulariser, clean_weight
+from .base import Rival, clean_weight
 
 _UNPAIRED = "the layers of this model cannot be paired by their channels"
 
@@ -64,7 +64,7 @@ def _per_channel(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], T
 
 
 @dataclasses.dataclass(eq=False)
-class OICSR(Regulariser):
+class OICSR(Rival):
     r"""The penalty :math:`\lambda\sum_i\lVert\text{group } i\rVert_2` over all channels; see the head of this module.
 
     Args:
@@ -130,9 +130,7 @@ def prune_to_budget(
         ValueError: as :func:`channel_groups`; a bad argument; a budget that the cap does not let one reach (the message
             says what it reaches).
     """
-    budget, cap = check_positive(budget, "budget", zero=False), check_positive(cap, "cap")
-    if budget > 1 or cap >= 1:
-        raise ValueError(f"budget and cap are shares, 0 < budget <= 1 and 0 <= cap < 1; got {budget=}, {cap=}")
+    budget, cap = check_fraction(budget, "budget", zero=False), check_share(cap, "cap")
     groups = channel_groups(model, example_input)
     order = _order(plain_copy(model), groups, cap, per_weight)
     whole = count(model, example_input)[1]

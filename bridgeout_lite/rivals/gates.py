@@ -33,11 +33,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..checks import as_number, check_choice, check_fraction, check_positive, check_probability
+from ..checks import check_choice, check_fraction, check_positive, check_probability, check_share
 from ..layers import attach_bridgeout, unparametrize
 from ..modules import Where
-from ..noise import keep_mask, smallest
-from .base import Regulariser, check_weights, clean_weight, is_convolution, pick, zero_like
+from ..noise import keep_mask, smallest_mask
+from .base import Rival, check_weights, clean_weight, is_convolution, pick_weights, zero_like
 
 # Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -60,7 +60,7 @@ class TargetedMask(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         rows = w.flatten(1)  # of a matrix the noise ranks the elements of each row
-        targeted = smallest(rows, self.fraction, "filters" if self.target == "filters" else "kernels").view_as(w)
+        targeted = smallest_mask(rows, self.fraction, "filters" if self.target == "filters" else "kernels").view_as(w)
         if self.training:
             kept = keep_mask(rows, self.p).to(w.device).view_as(rows).bool().view_as(w)
             targeted = targeted & ~kept
@@ -71,7 +71,7 @@ class TargetedMask(nn.Module):
 
 
 @dataclasses.dataclass(eq=False)
-class TargetedDropout(Regulariser):
+class TargetedDropout(Rival):
     """Drop the smallest weights now and then in training, without rescaling, and always in evaluation, so that the
     network learns to do without them.
 
@@ -128,9 +128,7 @@ class HardConcrete(nn.Module):
 
     def __init__(self, filters: int, closed: float = 0.3) -> None:
         super().__init__()
-        share = as_number(closed)
-        if share is None or not 0 < share < 1:
-            raise ValueError(f"closed must be a number with 0 < closed < 1, got {closed!r}")
+        share = check_share(closed, "closed", zero=False)
         self.log_alpha = nn.Parameter(torch.full((filters,), math.log((1 - share) / share)))
 
     def open_probability(self) -> Tensor:
@@ -153,7 +151,7 @@ class HardConcrete(nn.Module):
 
 
 @dataclasses.dataclass(eq=False)
-class L0Gates(Regulariser):
+class L0Gates(Rival):
     r"""Hard-concrete gates on filters and a price on those that are open,
     :math:`\lambda\sum_{\text{filters}} \#w\; P(z > 0)`: the expected number of weights that are not zero.
 
@@ -282,7 +280,7 @@ class StressMask(nn.Module):
 
 
 @dataclasses.dataclass(eq=False)
-class Stress(Regulariser):
+class Stress(Rival):
     """Weaken at random, in training, the weights that an offspring may lack: :func:`stressed`, with new draws at each
     use of the weight, which is once a mini-batch. In evaluation the weights are themselves, larger than they were on
     average in training: re-estimate BatchNorm (:func:`bridgeout_lite.pruning.recalibrate_batchnorm`) before you look.
@@ -331,7 +329,7 @@ def _chains(model: nn.Module) -> list[tuple[nn.Module, Any]]:
 
 
 def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
-    picked = [(name, module, clean_weight(name, module)) for name, module in pick(model, where)]
+    picked = [(name, module, clean_weight(name, module)) for name, module in pick_weights(model, where)]
     for name, module, _ in picked:
         if parametrize.is_parametrized(module, "weight"):
             raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ..checks import check_positive
 from ..layers import is_activation
 from ..models import ResidualBlock
-from ..modules import Where, capture_activations, modules_where
-from .base import Regulariser
+from ..modules import Where, capture_activations, pick
+from .base import Rival
 
 
 def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
@@ -123,7 +123,7 @@ def _size(differences: Sequence[Tensor], path: Sequence[Tensor], norm: float) ->
 
 
 @dataclasses.dataclass(eq=False)
-class FeatureFlow(Regulariser):
+class FeatureFlow(Rival):
     """Penalty on length and curvature of the features' paths; see the head of this module.
 
     Args:
@@ -161,7 +161,7 @@ class FeatureFlow(Regulariser):
         """Watch the model's forward passes from now on. Returns it; its parameters and state dict stay as they are."""
         if self._handles:
             raise ValueError("this FeatureFlow is attached already: call detach(model) first, or make another")
-        picked = modules_where(model, self.where)
+        picked = pick(model, self.where)
         self._keep_to(model)
         self._handles = [model.register_forward_pre_hook(self._start)]
         self._handles += [module.register_forward_hook(self._visit) for _, module in picked]

@@ -19,14 +19,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_positive
+from ..checks import check_choice, check_positive, check_whole
 from ..modules import Where
-from .base import Regulariser, is_convolution, parameters, zero_like
+from .base import Rival, is_convolution, parameters, zero_like
 from .proximal import PENALTIES, prox, shrink_groups
 
 
 @dataclasses.dataclass(eq=False)
-class _OnWeights(Regulariser):
+class _OnWeights(Rival):
     strength: float
     proximal: bool = False
     where: Where = dataclasses.field(default=is_convolution, repr=False)
@@ -99,7 +99,7 @@ class GroupLasso(_OnWeights):
 
 
 @dataclasses.dataclass(eq=False)
-class SparseGroupLasso(Regulariser):
+class SparseGroupLasso(Rival):
     r"""Filters and single weights at once, :math:`\lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(w)`, with r
     one of :data:`PENALTIES`, by variable splitting: a sparse copy V of the weights W is pulled towards them and they
     towards it,
@@ -156,8 +156,9 @@ class SparseGroupLasso(Regulariser):
         self.beta = (25 * self.strength or 1.0) if self.beta is None else check_positive(self.beta, "beta", zero=False)
         self.growth = check_positive(self.growth, "growth")
         self.largest = check_positive(self.largest, "largest", zero=False)
-        if self.growth < 1 or type(self.every) is not int or self.every < 1:
-            raise ValueError(f"growth and every must be >= 1, every a whole number; got {self.growth}, {self.every!r}")
+        if self.growth < 1:
+            raise ValueError(f"growth must be a finite number >= 1, got {self.growth!r}")
+        check_whole(self.every, "every")
         prox(torch.zeros(1), 1.0, self.inner, self.shape)  # the one place that knows which shapes there are
         self._steps = 0
 

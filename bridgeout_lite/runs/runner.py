@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from ..checks import check_positive, check_whole
 from ..data import DataError
 from ..training import pick_device
 from .provenance import provenance
@@ -160,10 +161,9 @@ def sweep(
     """
     if backend != "local" and "://" not in backend:
         raise ValueError(f"backend must be 'local' or a scheduler's address such as 'tcp://host:8786', got {backend!r}")
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ValueError(f"jobs must be a whole number >= 1, got {jobs!r}")
-    if budget is not None and not budget > 0:
-        raise ValueError(f"budget must be above zero seconds, got {budget!r}")
+    check_whole(jobs, "jobs")
+    if budget is not None:
+        check_positive(budget, "budget", zero=False)
     store = store if isinstance(store, Store) else Store(store)
     wanted = {fingerprint(e.spec): e for e in experiments}
     if any(e.spec["dataset"] == "auto" for e in wanted.values()):  # its records could not be found again
@@ -197,8 +197,7 @@ def sweep(
 def with_seeds(experiments: Iterable[Any], count: int) -> list[Any]:
     """Every setting among ``experiments`` (dataclasses with a field ``seed``) with the seeds 0 to ``count`` - 1, one
     seed after the other, so that a sweep cut short has whole rounds."""
-    if count < 1:
-        raise ValueError(f"seeds must be a whole number >= 1, got {count}")
+    check_whole(count, "seeds")
     settings = list(dict.fromkeys(dataclasses.replace(e, seed=0) for e in experiments))
     return [dataclasses.replace(e, seed=seed) for seed in range(count) for e in settings]
 
