@@ -32,13 +32,9 @@ test: lint unit nbval pages  ## lint, types, unit tests, notebooks with nbval, b
 
 env: $(STAMP)  ## make the environment in .venv
 
-# A torch that is already in the environment is kept: another one could bring several GB of CUDA along.
+# .ci/env.py keeps a torch that is there, else chooses the build that fits this machine.
 $(STAMP): requirements.txt pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch').split('+')[0])" \
-	    > $(VENV)/torch.txt 2> /dev/null || true
-	$(BIN)/python -m pip install -q -r requirements.txt -c $(VENV)/torch.txt
-	$(BIN)/python -m pip install -q --no-deps -e .
+	@$(PYTHON) .ci/env.py $(VENV)
 	@touch $@
 
 data: env
