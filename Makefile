@@ -13,11 +13,11 @@ CHAPTERS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
 
-.PHONY: help book test env data lint unit nbval pages notebooks report screenshots benchmarks clean
+.PHONY: help book test env data lint unit nbval pages notebooks report screenshots benchmarks matrix colab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
-	@echo "  VENV=dir, PYTHON=python3.12, JOBS=4, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
+	@echo "  VENV=dir, PYTHON=python3.12, TORCH=cpu, JOBS=4, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
 
 book: env data  ## build the book into _build/html, executing what changed
 	@# jupyter-cache knows a chapter's cells only: if the package, the records or the data changed, forget what it holds
@@ -77,6 +77,12 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/figures.py
+
+matrix:  ## lint, unit tests and a chapter on each of Python 3.10 to 3.13 that is found
+	$(PYTHON) .ci/matrix.py
+
+colab:  ## first cells of all chapters and chapters 1 to 4 with the versions that Colab has
+	$(PYTHON) .ci/colab.py
 
 clean:  ## remove the built book (not the environment)
 	rm -rf _build

@@ -35,13 +35,14 @@ def main(folder: Path) -> None:
     pip = [python, "-m", "pip", "install", "-qq"]  # twice quiet: a pip with many places to look warns of each
 
     constraint, install = kept(python), pip
+    there = constraint.removeprefix("torch==")
     if shutil.which("uv") and answers(TORCH_INDEX):
         install = ["uv", "pip", "install", "-q", "--python", python]
         os.environ.setdefault("UV_TORCH_BACKEND", wanted)
         fits = f"the CUDA build, {CUDA} (TORCH=cpu avoids it)" if gpu else "the build that fits this machine"
-        tell("uv", f"{constraint}, which is there" if constraint else fits)
+        tell("uv", f"{there}, which is there" if constraint else fits)
     elif constraint:
-        tell("pip", f"{constraint}, which is there")
+        tell("pip", f"{there}, which is there")
     else:
         constraint = choose_with_pip(pip, python, gpu)
     constraints = folder / "torch.txt"
@@ -58,7 +59,7 @@ def choose_with_pip(pip: list, python: Path, gpu: bool) -> str:
     elif gpu:
         tell("pip", f"the CUDA build, {CUDA} (TORCH=cpu avoids it)")
     elif run([*pip, "--no-index", "--no-deps", pair[0]], check=False) == 0:  # --no-index: only where wheels lie
-        tell("pip", f"{kept(python)}, a wheel from pip's find-links")
+        tell("pip", f"{kept(python).removeprefix('torch==')}, a wheel from pip's find-links")
     elif answers(f"{TORCH_INDEX}/cpu"):
         tell("pip", "the CPU build from torch's own index, about 200 MB")
         run([*pip, "--index-url", f"{TORCH_INDEX}/cpu", *pair])
