@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -175,6 +176,17 @@ def test_make_book_forgets_executions_when_their_inputs_change(tmp_path):
     records.write_text("two\n")
     assert not is_kept("digits") and is_kept("digits")
     assert not is_kept("cifar10") and is_kept("cifar10")
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    called = r"(?:\$\(BIN\)|\.venv/bin)/([\w-]+(?: (?:check|format))?)|(node --check)"
+    linted, hooked = (
+        {"".join(found) for found in re.findall(called, text)}
+        for text in (recipe, "\n".join(hook["entry"] for hook in hooks))
+    )
+    assert linted == hooked >= {"ruff check", "ruff format", "mypy", "codespell", "node --check"}
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
