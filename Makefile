@@ -9,6 +9,7 @@ JOBS   ?= 2
 # What the chapters compute from, besides their own cells.
 INPUTS  = $(shell find bridgeout_lite results -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.jsonl' | LC_ALL=C sort)
 CHAPTERS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
+SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js) book/static/figures.js
 
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
@@ -42,10 +43,15 @@ data: env
 	@$(BIN)/bridgeout data auto > _build/.data
 	@cat _build/.data
 
-lint: env  ## ruff and mypy
+# .pre-commit-config.yaml names the same checks: what is added here is added there (a test compares).
+# The import contracts come here, as $(BIN)/lint-imports, once [tool.importlinter] stands in pyproject.toml.
+lint: env  ## ruff, mypy, spelling, and the syntax of the JavaScript where Node is found
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	@if command -v node > /dev/null; then ls $(SCRIPTS) | xargs -n 1 node --check; \
+	    else echo "JavaScript is not checked: Node is not here"; fi
 
 unit: env  ## unit tests of the package
 	$(BIN)/python -m pytest -m "not pages" -n $(JOBS) --dist loadfile
