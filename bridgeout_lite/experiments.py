@@ -21,10 +21,10 @@ from .protocol import dropout_places, measure_latency, measure_pruning
 from .pruning import remove_filters
 from .records import Record, provenance, rounded
 from .sparsity import capture_activations, record_activations
-from .training import Recipe, check_images, evaluate, fit, pick_device
+from .training import VIEWS, Recipe, check_images, evaluate, fit, pick_device
 
 METHODS = ("none", "sparseout", "bridgeout", "dropout")
-MEASURES = ("activations", "pruning")
+MEASURES = ("activations", "pruning", "train", "views")
 
 # What a spec leaves out at these values: records made before there was such a choice keep their fingerprints.
 LATER: dict[str, Any] = {"target_fraction": 1.0, "target": "kernels", "cut": 0.0, "measures": ["activations"]}
@@ -52,7 +52,7 @@ class Experiment:
         recipe: of the training. seed: of the initial weights, the order of the images and the noise.
         target_fraction, target: of Bridgeout.
         cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
-        measures: what is measured beside accuracy, of "activations" and "pruning".
+        measures: what is measured beside accuracy, of ``MEASURES``.
     """
 
     dataset: str = "cifar10"
@@ -148,7 +148,9 @@ def run(
         :func:`activation_maps`), and per layer: hoyer, gini, zero_fraction, rms over a batch of validation images, the
         same per image, noise_ratio and a histogram. With "pruning" also pruning (see
         :func:`bridgeout_lite.protocol.measure_pruning`), and in the provenance, as times differ from run to run,
-        latency (see :func:`bridgeout_lite.protocol.measure_latency`).
+        latency (see :func:`bridgeout_lite.protocol.measure_latency`). With "train" also train_accuracy and train_loss,
+        on images as they are; with "views" views, the test accuracy by the views of
+        :func:`bridgeout_lite.training.evaluate`.
     """
     where = pick_device(device)
     if images is None:
@@ -187,6 +189,12 @@ def run(
         measured = images.normalize(images.valid.x[:MEASURED_IMAGES])
         metrics["layers"] = measure_activations(model, measured, experiment.q)
         metrics["maps"] = activation_maps(model, images)
+    if "train" in experiment.measures:
+        metrics["train_loss"], metrics["train_accuracy"] = evaluate(model, images, "train", precision=history.precision)
+    if "views" in experiment.measures:
+        metrics["views"] = {
+            views: evaluate(model, images, "test", precision=history.precision, views=views)[1] for views in VIEWS
+        }
     if "pruning" in experiment.measures:
         metrics["pruning"] = measure_pruning(
             model, images, experiment.q, precision=history.precision, seed=experiment.seed

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from . import arena
+from . import arena, mechanisms
 from .evolution import lineages
 from .experiments import Experiment
 from .explain import explanations
@@ -152,5 +152,6 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "evolution": lineages,
     "feature-flow": feature_flow,
     "explanations": explanations,
+    "mechanisms": mechanisms.mechanisms,
     "smoke": smoke,
 }

@@ -41,7 +41,7 @@ class CheckpointError(ValueError):
 
 
 # What a recipe's spec leaves out at these values.
-_LATER: dict[str, Any] = {"label_smoothing": 0.0, "bias_lr": 1.0}
+LATER: dict[str, Any] = {"label_smoothing": 0.0, "bias_lr": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Recipe:
                 "label_smoothing must be from 0 to below 1 and bias_lr > 0; "
                 f"got label_smoothing={self.label_smoothing!r}, bias_lr={self.bias_lr!r}"
             )
-        for name in ("lr", "momentum", "weight_decay", "gamma", "clip", "label_smoothing", "bias_lr"):  # 1 and 1.0 are one recipe, told by its repr
+        numbers = ("lr", "momentum", "weight_decay", "gamma", "clip", "label_smoothing", "bias_lr")
+        for name in numbers:  # 1 and 1.0 are one recipe, told by its repr
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -108,7 +109,7 @@ class Recipe:
         """The recipe as JSON values, for the spec of an experiment. What was added to recipes later is left out where
         it changes nothing, so that older records keep their fingerprints."""
         fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-        return {k: v for k, v in fields.items() if k not in _LATER or v != _LATER[k]}
+        return {k: v for k, v in fields.items() if k not in LATER or v != LATER[k]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,16 +6,18 @@ import itertools
 import json
 import math
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, experiments
+from bridgeout_lite import Experiment, Recipe, Store, experiments, training
 from bridgeout_lite.experiments import measure_activations, run
 from bridgeout_lite.records import fingerprint, rounded
 from bridgeout_lite.sparsity import capture_activations
+from bridgeout_lite.sweeps import SWEEPS
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
 QUICK = Experiment("digits", width=0.25, p=0.2, q=1.5, train=256, valid=64, recipe=RECIPE)
@@ -42,11 +44,19 @@ def untimed(record):
 
 def test_the_spec_is_complete():
     assert set(QUICK.spec) == {f.name for f in dataclasses.fields(Experiment)} - set(experiments.LATER)
-    assert set(QUICK.spec["recipe"]) == {f.name for f in dataclasses.fields(Recipe)}
+    assert set(QUICK.spec["recipe"]) == {f.name for f in dataclasses.fields(Recipe)} - set(training.LATER)
     spec = json.loads(json.dumps(QUICK.spec))
     assert spec == QUICK.spec and fingerprint(spec) == fingerprint(QUICK.spec)
     recipe = Recipe(**spec.pop("recipe"))
     assert Experiment(**spec, recipe=recipe) == QUICK  # nothing else is needed to run it again
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_what_is_recorded_is_found_again(name):
+    path = Path(__file__).parents[1] / "results" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip("nothing is recorded of this sweep")
+    assert Store(path).keys() <= {fingerprint(e.spec) for e in SWEEPS[name]()}
 
 
 def test_later_knobs_leave_older_fingerprints_alone():

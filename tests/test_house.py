@@ -42,6 +42,7 @@ FLOORS = {
     "evolution": 6,
     "experiments": 6,
     "featureflow": 6,
+    "mechanisms": 6,
     "runner": 6,
     "sweeps": 7,
     "figures": 7,

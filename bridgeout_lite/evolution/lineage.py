@@ -168,7 +168,7 @@ def run_evolution(
             method.detach(model)
         precision = history.precision
         if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-            recalibrate_batchnorm(model, images, batch_size=recipe.batch_size, flip=recipe.flip, crop=recipe.crop)
+            recalibrate_batchnorm(model, images, batch_size=recipe.batch_size, flip=bool(recipe.flip), crop=recipe.crop)
         valid, test = (evaluate(model, images, split, precision=precision)[1] for split in ("valid", "test"))
         return Generation(generation, *count(model, example), valid, test, history.last_row["valid_accuracy"])
 
