@@ -16,18 +16,29 @@ from torch import Tensor, nn
 from .data import IMAGE_SETS, Images, kept_images, load_images
 from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from .models import MODELS, build_model
-from .noise import FORMS, GRADIENTS, TARGETS, check_choice, check_exponent, check_fraction, check_probability
+from .noise import (
+    FORMS,
+    GRADIENTS,
+    TARGETS,
+    check_choice,
+    check_exponent,
+    check_fraction,
+    check_positive,
+    check_probability,
+)
 from .protocol import dropout_places, measure_latency, measure_pruning
 from .pruning import remove_filters
 from .records import Record, provenance, rounded
 from .sparsity import capture_activations, record_activations
+from .structured import L1
 from .training import VIEWS, Recipe, check_images, evaluate, fit, pick_device
 
-METHODS = ("none", "sparseout", "bridgeout", "dropout")
+METHODS = ("none", "sparseout", "bridgeout", "dropout", "l1")
 MEASURES = ("activations", "pruning", "train", "views")
 
 # What a spec leaves out at these values: records made before there was such a choice keep their fingerprints.
 LATER: dict[str, Any] = {"target_fraction": 1.0, "target": "kernels", "cut": 0.0, "measures": ["activations"]}
+LATER |= {"test": None, "strength": 0.0}
 
 # log10 of an activation over its layer's root mean square; the bins of the recorded histograms
 HISTOGRAM_EDGES = tuple(round(-3.0 + 0.1 * k, 1) for k in range(46))
@@ -44,10 +55,12 @@ class Experiment:
     """One run, fully described.
 
     Attributes:
-        dataset, train, valid: as for :func:`bridgeout_lite.load_images` (the split itself is always that of seed 0).
+        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images` (the split itself is always that of
+            seed 0).
         model, width: as for :func:`bridgeout_lite.build_model`.
-        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution) or "dropout"
-            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`).
+        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution), "dropout"
+            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`) or "l1" (``strength``
+            times the sum of the sizes of all convolutions' weights).
         p, q, form, gradient: of the noise. form None is the method's default.
         recipe: of the training. seed: of the initial weights, the order of the images and the noise.
         target_fraction, target: of Bridgeout.
@@ -71,6 +84,8 @@ class Experiment:
     target: str = "kernels"
     cut: float = 0.0
     measures: tuple[str, ...] = ("activations",)
+    test: int | None = None
+    strength: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice(self.dataset, IMAGE_SETS, "dataset")
@@ -92,6 +107,9 @@ class Experiment:
                 f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
             )
         object.__setattr__(self, "cut", float(self.cut))
+        object.__setattr__(self, "strength", check_positive(self.strength, "strength"))
+        if (self.strength > 0) != (self.method == "l1"):
+            raise ValueError(f"strength > 0 goes with method='l1', got {self.method!r}, strength={self.strength:g}")
         for measure in self.measures:
             check_choice(measure, MEASURES, "measures")
         object.__setattr__(self, "measures", tuple(self.measures))
@@ -106,7 +124,7 @@ class Experiment:
 
     def run(self, **options: Any) -> Record:
         """:func:`run` on this experiment's data, which a process keeps until it needs other data."""
-        return run(self, kept_images(self.dataset, self.train, self.valid), **options)
+        return run(self, kept_images(self.dataset, self.train, self.valid, self.test), **options)
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
@@ -154,7 +172,7 @@ def run(
     """
     where = pick_device(device)
     if images is None:
-        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
+        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid, test=experiment.test)
     if experiment.dataset == "auto":  # a record names its data
         experiment = dataclasses.replace(experiment, dataset=images.name)
     check_images(experiment, images)
@@ -173,6 +191,7 @@ def run(
         checkpoint=checkpoint,
         progress=progress,
         on_epoch=on_epoch,
+        regulariser=L1(experiment.strength) if experiment.method == "l1" else None,
     )
     detach_bridgeout(detach_sparseout(model))
     frame = history.frame

@@ -85,6 +85,7 @@ CHANGES = {
     "target": "filters",
     "cut": 0.5,
     "measures": ("activations", "pruning"),
+    "test": 64,
 }
 RECIPE_CHANGES = {
     "epochs": 3,
@@ -99,6 +100,8 @@ RECIPE_CHANGES = {
     "crop": 0,
     "clip": 1.0,
     "precision": "auto",
+    "label_smoothing": 0.1,
+    "bias_lr": 2.0,
 }
 
 
@@ -106,9 +109,9 @@ def test_every_knob_changes_the_fingerprint():
     changed = [dataclasses.replace(QUICK, **{k: v}) for k, v in CHANGES.items()]
     recipes = [dataclasses.replace(RECIPE, **{k: v}) for k, v in RECIPE_CHANGES.items()]
     changed += [dataclasses.replace(QUICK, recipe=r) for r in recipes]
-    assert {*CHANGES, "recipe"} - set(experiments.LATER) <= set(QUICK.spec) and set(RECIPE_CHANGES) <= set(
-        QUICK.spec["recipe"]
-    )
+    changed += [dataclasses.replace(QUICK, method="l1", strength=s) for s in (1e-4, 1e-3)]
+    assert {*CHANGES, "recipe"} - set(experiments.LATER) <= set(QUICK.spec)
+    assert set(RECIPE_CHANGES) - set(training.LATER) <= set(QUICK.spec["recipe"])
     assert len({fingerprint(e.spec) for e in [QUICK, *changed]}) == 1 + len(changed)
 
 
@@ -122,6 +125,7 @@ def test_whole_numbers_are_numbers():
     ("knobs", "words"),
     [
         ({"method": "dropin"}, ("method", "'dropin'", "none", "sparseout", "bridgeout", "dropout")),
+        ({"method": "none", "strength": 0.1}, ("strength", "'l1'", "'none'", "0.1")),
         ({"method": "dropout", "q": 1.5}, ("dropout", "q = 2", "1.5", "sparseout")),
         ({"target_fraction": 1.5}, ("target_fraction", "1.5", "<= 1")),
         ({"target": "rows"}, ("target", "'rows'", "kernels", "filters")),

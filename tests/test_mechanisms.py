@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import bridgeout_lite as bl
-from bridgeout_lite import Recipe, mechanisms, theory
+from bridgeout_lite import Recipe, Record, mechanisms, theory
 from bridgeout_lite.data import Split
 from bridgeout_lite.mechanisms import Draws, FeaturePenalty, MechanismExperiment, attach_draws, detach_draws
 from bridgeout_lite.records import fingerprint
@@ -169,6 +169,50 @@ def test_dead_units_are_told_from_selective_ones():
     assert row["dead"] == 0.5 and row["zero_fraction_all"] == pytest.approx(1 - 110 / 400)
     assert row["zero_fraction"] == pytest.approx(0.45) and row["hoyer"] < row["hoyer_all"]
     assert mechanisms.measure_features(torch.zeros(3, 4))["dead"] == 1
+
+
+def found(experiment, accuracy):
+    return Record(experiment.spec, {"valid_accuracy": accuracy}, {})
+
+
+def test_the_search_goes_on_until_the_best_lies_between_neighbours():
+    """Against a made-up truth: the best weight decay is 8e-3, the best p 0.85 and the best strength 1e-4."""
+    truth = {"weight_decay": 8e-3, "p": 0.85, "strength": 1e-4}
+    records = []
+    while runs := mechanisms.next_runs(records):
+        assert len({fingerprint(run.spec) for run in runs} - {record.key for record in records}) == len(runs)
+        for run in runs:
+            setting = mechanisms.Setting(run.method, run.q, run.draws)
+            ladder = mechanisms.LADDERS[setting.dial]
+            value = run.recipe.weight_decay if setting.dial == "weight_decay" else getattr(run, setting.dial)
+            records.append(found(run, -abs(ladder.index(value) - ladder.index(truth[setting.dial])) + run.seed / 100))
+    assert mechanisms.choose(records, mechanisms.PLAIN, 0.0) == 8e-3
+    for setting in mechanisms.SETTINGS:
+        assert mechanisms.choose(records, setting, 8e-3) == truth[setting.dial]
+        tried = mechanisms.tried(records, setting, 8e-3)
+        assert min(tried) < truth[setting.dial] < max(tried)
+        final = [r for r in records if r.spec == setting.at(truth[setting.dial], r.spec["seed"], 8e-3).spec]
+        assert len(final) == mechanisms.REPEATED
+    assert len({record.key for record in records}) == len(records)
+
+
+def test_a_strength_is_chosen_by_all_seeds_of_the_search():
+    setting = mechanisms.Setting("noise", 1.0)
+    one = [found(setting.at(0.3, 0, 1e-3), 99.0)]
+    with pytest.raises(ValueError, match="run its search first"):
+        mechanisms.choose(one, setting, 1e-3)
+    both = one + [found(setting.at(0.5, seed, 1e-3), 50.0) for seed in range(mechanisms.SEARCHED)]
+    assert mechanisms.choose(both, setting, 1e-3) == 0.5
+
+
+def test_tables_have_a_row_for_each_run_and_epoch(digits):
+    record = dataclasses.replace(QUICK, method="noise", p=0.3).run(progress=False, device="cpu")
+    plain = QUICK.run(progress=False, device="cpu")
+    frame = mechanisms.mechanisms_frame([record, plain, Record({"study": "arena"}, {}, {})])
+    assert list(frame["method"]) == ["noise", "none"]
+    assert {"test_accuracy", "hoyer", "dead", "weight_decay"} <= set(frame)
+    rows = mechanisms.probes_frame([record, plain])
+    assert len(rows) == QUICK.recipe.epochs and (rows["error"] > 0).all()
 
 
 def test_the_plan_names_each_run_once():
