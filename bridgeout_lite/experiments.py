@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import IMAGE_SETS, Images, kept_images, load_images
-from .layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
+from .layers import Where, attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from .models import MODELS, build_model
 from .noise import (
     FORMS,
@@ -34,11 +34,12 @@ from .structured import L1
 from .training import VIEWS, Recipe, check_images, evaluate, fit, pick_device
 
 METHODS = ("none", "sparseout", "bridgeout", "dropout", "l1")
+PLACES = ("all", "last")
 MEASURES = ("activations", "pruning", "train", "views")
 
 # What a spec leaves out at these values: records made before there was such a choice keep their fingerprints.
 LATER: dict[str, Any] = {"target_fraction": 1.0, "target": "kernels", "cut": 0.0, "measures": ["activations"]}
-LATER |= {"test": None, "strength": 0.0}
+LATER |= {"test": None, "strength": 0.0, "place": "all", "matched": False}
 
 # log10 of an activation over its layer's root mean square; the bins of the recorded histograms
 HISTOGRAM_EDGES = tuple(round(-3.0 + 0.1 * k, 1) for k in range(46))
@@ -65,6 +66,8 @@ class Experiment:
         recipe: of the training. seed: of the initial weights, the order of the images and the noise.
         target_fraction, target: of Bridgeout.
         cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
+        place: of Sparseout, "all" or "last": on the features that the classifier reads. matched: its p is that of
+            q = 2, see :class:`bridgeout_lite.Sparseout`.
         measures: what is measured beside accuracy, of ``MEASURES``.
     """
 
@@ -86,6 +89,8 @@ class Experiment:
     measures: tuple[str, ...] = ("activations",)
     test: int | None = None
     strength: float = 0.0
+    place: str = "all"
+    matched: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self.dataset, IMAGE_SETS, "dataset")
@@ -110,6 +115,9 @@ class Experiment:
         object.__setattr__(self, "strength", check_positive(self.strength, "strength"))
         if (self.strength > 0) != (self.method == "l1"):
             raise ValueError(f"strength > 0 goes with method='l1', got {self.method!r}, strength={self.strength:g}")
+        check_choice(self.place, PLACES, "place")
+        if (self.place != "all" or self.matched) and self.method != "sparseout":
+            raise ValueError(f"place and matched go with method='sparseout', got {self.method!r}")
         for measure in self.measures:
             check_choice(measure, MEASURES, "measures")
         object.__setattr__(self, "measures", tuple(self.measures))
@@ -129,7 +137,15 @@ class Experiment:
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
         if self.method == "sparseout":
-            return attach_sparseout(model, self.p, self.q, form=self.form or "odd", gradient=self.gradient)
+            return attach_sparseout(
+                model,
+                self.p,
+                self.q,
+                form=self.form or "odd",
+                gradient=self.gradient,
+                matched=self.matched,
+                where=before_classifier(model) if self.place == "last" else None,
+            )
         if self.method == "dropout":
             return attach_sparseout(model, self.p, self.q, where=dropout_places(self.model))
         if self.method == "bridgeout":
@@ -221,6 +237,13 @@ def run(
         origin["latency"] = measure_latency(model, images)
     origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
     return Record(experiment.spec, rounded(metrics), rounded(origin))
+
+
+def before_classifier(model: nn.Module) -> Where:
+    """Picks the module whose output the module ``classifier`` of a chain of modules reads."""
+    names = [name for name, _ in model.named_children()]
+    last = names[names.index("classifier") - 1]
+    return lambda name, module: name == last
 
 
 def measure_activations(model: nn.Module, inputs: Tensor, q: float) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,8 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigm
 
 class Sparseout(nn.Module):
     r"""Sparseout on activations, a drop-in for ``nn.Dropout``: noise of variance :math:`|x|^q\\,p/(1-p)` in training,
-    the identity in evaluation. Arguments and errors as in :func:`bridgeout_lite.sparseout`.
+    the identity in evaluation. Arguments and errors as in :func:`bridgeout_lite.sparseout`. If ``matched``, p is that
+    of q = 2: at any other q it is set batch by batch so that the noise has the same power, relative to its input.
 
     Shape: any; the output has the shape, dtype and device of the input.
 
@@ -41,17 +42,25 @@ class Sparseout(nn.Module):
         form: str = "odd",
         gradient: str = "exact",
         shared: int | None = None,
+        matched: bool = False,
     ) -> None:
         super().__init__()
         self.p, self.q = check_noise(p, q, form, gradient)
-        self.form, self.gradient, self.shared = form, gradient, shared
+        self.form, self.gradient, self.shared, self.matched = form, gradient, shared, matched
 
     def forward(self, x: Tensor) -> Tensor:
-        return sparseout(x, self.p, self.q, self.training, form=self.form, gradient=self.gradient, shared=self.shared)
+        p = self._matched_p(x.detach()) if self.matched and self.training else self.p
+        return sparseout(x, p, self.q, self.training, form=self.form, gradient=self.gradient, shared=self.shared)
+
+    def _matched_p(self, x: Tensor) -> float:
+        on = x[x != 0].float().abs()  # |0|^q is 0 here, whatever q
+        power = on.pow(self.q).sum().item()
+        odds = self.p / (1 - self.p) * on.square().sum().item() / power if power else 0.0
+        return odds / (1 + odds)
 
     def extra_repr(self) -> str:
         knobs = f"p={self.p:g}, q={self.q:g}, form={self.form!r}, gradient={self.gradient!r}"
-        return knobs if self.shared is None else f"{knobs}, shared={self.shared}"
+        return knobs + f", shared={self.shared}" * (self.shared is not None) + ", matched=True" * self.matched
 
 
 class Bridgeout(nn.Module):
@@ -165,6 +174,7 @@ def attach_sparseout(
     form: str = "odd",
     gradient: str = "exact",
     shared: int | None = None,
+    matched: bool = False,
     where: Where | None = None,
 ) -> nn.Module:
     """Pass the output of every module that ``where(name, module)`` picks (default: every nonlinearity) through a
@@ -178,9 +188,8 @@ def attach_sparseout(
         if hasattr(module, "sparseout"):
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
     for _, module in picked:
-        module.add_module(
-            "sparseout", Sparseout(p, q, form=form, gradient=gradient, shared=shared).train(module.training)
-        )
+        noise = Sparseout(p, q, form=form, gradient=gradient, shared=shared, matched=matched)
+        module.add_module("sparseout", noise.train(module.training))
         module._bridgeout_hook = module.register_forward_hook(_through_sparseout)  # type: ignore[assignment]
     return model
 

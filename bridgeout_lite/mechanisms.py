@@ -14,6 +14,7 @@ Source of the separation: Wei, Kakade and Ma 2020, arXiv:2002.12915.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from .data import Images, Split, kept_images
 from .models import Scale, build_model
 from .noise import check_choice, check_exponent, check_positive, check_probability, check_whole, sparseout
 from .records import Record, fingerprint, provenance, rounded
+from .search import Ladder
 from .sparsity import gini, hoyer
 from .structured import Regulariser
 from .theory import lq_penalty, monte_carlo_penalty
@@ -354,6 +356,11 @@ class Setting:
         strength: dict[str, Any] = {} if own else {self.dial: value}
         return MechanismExperiment(method=self.method, q=self.q, draws=self.draws, seed=seed, recipe=recipe, **strength)
 
+    def ladder(self, decay: float = 0.0) -> Ladder:
+        """The search for its strength at that weight decay."""
+        make = functools.partial(self.at, decay=decay)
+        return Ladder(make, LADDERS[self.dial], BEGINNING[self.dial], SEARCHED)
+
 
 PLAIN = Setting("none")
 
@@ -363,41 +370,6 @@ SETTINGS = tuple(
     for method, draws in (("noise", 1), ("penalty", 1), ("noise", 16), ("sum", 1), ("noise", 4), ("noise", 64))
     for q in EXPONENTS
 )
-
-
-def tried(records: Iterable[Record], setting: Setting, decay: float) -> dict[float, float]:
-    """Strengths of a setting with all seeds of the search, and their mean validation accuracy (%). A run that diverged
-    counts as 0."""
-    found = {record.key: record.metrics.get("valid_accuracy", 0.0) for record in records}
-    means = {}
-    for value in LADDERS[setting.dial]:
-        keys = [fingerprint(setting.at(value, seed, decay).spec) for seed in range(SEARCHED)]
-        if all(key in found for key in keys):
-            means[value] = sum(found[key] for key in keys) / SEARCHED
-    return means
-
-
-def to_try(records: Iterable[Record], setting: Setting, decay: float) -> list[MechanismExperiment]:
-    """What the search for a strength runs next: where it begins; then the neighbours of the best so far, until that has
-    been tried between both; then nothing."""
-    ladder, means = LADDERS[setting.dial], tried(records, setting, decay)
-    wanted = BEGINNING[setting.dial]
-    if means and set(wanted) <= means.keys():
-        place = ladder.index(max(means, key=lambda value: means[value]))
-        wanted = ladder[max(place - 1, 0) : place + 2]
-    return [setting.at(v, seed, decay) for v in wanted if v not in means for seed in range(SEARCHED)]
-
-
-def choose(records: Iterable[Record], setting: Setting, decay: float) -> float:
-    """The strength with the highest mean validation accuracy over the seeds of the search.
-
-    Raises:
-        ValueError: no strength has all of them.
-    """
-    means = tried(records, setting, decay)
-    if not means:
-        raise ValueError(f"no strength of {setting} is recorded with {SEARCHED} seeds: run its search first")
-    return max(means, key=lambda value: means[value])
 
 
 def repeats(chosen: Mapping[Setting, float], decay: float) -> list[MechanismExperiment]:
@@ -410,15 +382,15 @@ def next_runs(records: Iterable[Record]) -> list[MechanismExperiment]:
     """What the study lacks after these records: the search for the weight decay; that for the strength of each setting;
     the repeats. Called again with what these runs give it goes on, until nothing is left."""
     records = list(records)
-    search = to_try(records, PLAIN, 0.0)
-    if not search:
-        decay = choose(records, PLAIN, 0.0)
-        search = [run for setting in SETTINGS for run in to_try(records, setting, decay)]
-    if not search:
+    runs: list[MechanismExperiment] = PLAIN.ladder().to_try(records)
+    if not runs:
+        decay = PLAIN.ladder().best(records)
+        runs = [run for setting in SETTINGS for run in setting.ladder(decay).to_try(records)]
+    if not runs:
         known = {record.key for record in records}
-        plan = repeats({setting: choose(records, setting, decay) for setting in SETTINGS}, decay)
-        search = [run for run in plan if fingerprint(run.spec) not in known]
-    return search
+        plan = repeats({setting: setting.ladder(decay).best(records) for setting in SETTINGS}, decay)
+        runs = [run for run in plan if fingerprint(run.spec) not in known]
+    return runs
 
 
 # What the search has tried and found: the weight decay, and by setting all strengths, the chosen one first.

@@ -1,6 +1,5 @@
 """The named sweeps behind the book's figures, as plain data: ``bridgeout sweep NAME`` runs them."""
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -147,27 +146,6 @@ def fast_recipe() -> list[Experiment]:
     return [Experiment(**common, measures=("train", "views"), seed=seed) for seed in range(10)]
 
 
-def few_images(decay: float = 1e-3, seeds: int = 1) -> list[Experiment]:
-    """Chapters 6 and 7 where a network overfits: the narrow "airnet" of the study of mechanisms, on as few images, by
-    methods that are to make it prunable: weight decay as tuned for accuracy and stronger, Dropout, L1, and Batch
-    Bridgeout with the released defaults and weaker."""
-    common: dict[str, Any] = {"model": "airnet", "width": 0.25, "train": 2500, "valid": 2000, "test": 5000}
-    common |= {"measures": ("train", "pruning")}
-    tuned = dataclasses.replace(mechanisms.RECIPE, weight_decay=decay)
-    runs = []
-    for seed in range(seeds):
-        for factor in (1, 4, 16):
-            recipe = dataclasses.replace(tuned, weight_decay=factor * decay)
-            runs.append(Experiment(method="none", p=0.0, recipe=recipe, seed=seed, **common))
-        shared = common | {"recipe": tuned, "seed": seed}
-        runs += [Experiment(method="dropout", p=p, **shared) for p in (0.05, 0.1, 0.2)]
-        runs += [Experiment(method="l1", p=0.0, strength=s, **shared) for s in (1e-5, 1e-4, 1e-3)]
-        runs += [
-            Experiment(method="bridgeout", p=p, q=1.5, target_fraction=0.75, **shared) for p in (0.1, 0.2, 0.3, 0.4)
-        ]
-    return runs
-
-
 def arena_runs() -> list[arena.ArenaExperiment]:
     """Chapter 12: on each of the arena's networks every contender at every strength with one seed, then at the chosen
     one with two more, and the controls trained from scratch."""
@@ -196,6 +174,5 @@ SWEEPS: dict[str, Callable[[], Sequence[Any]]] = {
     "explanations": explanations,
     "mechanisms": mechanisms.mechanisms,
     "fast-recipe": fast_recipe,
-    "few-images": few_images,
     "smoke": smoke,
 }

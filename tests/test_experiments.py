@@ -63,10 +63,14 @@ def test_later_knobs_leave_older_fingerprints_alone():
     old = next(iter(bl.notebook.results("activation-grid")))
     recipe = Recipe(**old.spec["recipe"])
     assert Experiment(**{**old.spec, "recipe": recipe}).spec == old.spec
-    later = Experiment(cut=0.5, measures=("pruning",), target="filters", target_fraction=0.5)
-    spec = dict(later.spec)
-    assert set(experiments.LATER) <= set(spec)
-    assert Experiment(**{**spec, "recipe": Recipe(**spec["recipe"])}) == later
+    later = [
+        Experiment(cut=0.5, measures=("pruning",), target="filters", target_fraction=0.5, test=100),
+        Experiment(method="l1", p=0.0, strength=1e-4),
+        Experiment(place="last", matched=True),
+    ]
+    assert set(experiments.LATER) <= {name for experiment in later for name in experiment.spec}
+    for experiment in later:
+        assert Experiment(**{**experiment.spec, "recipe": Recipe(**experiment.spec["recipe"])}) == experiment
 
 
 CHANGES = {
@@ -110,6 +114,8 @@ def test_every_knob_changes_the_fingerprint():
     recipes = [dataclasses.replace(RECIPE, **{k: v}) for k, v in RECIPE_CHANGES.items()]
     changed += [dataclasses.replace(QUICK, recipe=r) for r in recipes]
     changed += [dataclasses.replace(QUICK, method="l1", strength=s) for s in (1e-4, 1e-3)]
+    noise = dataclasses.replace(QUICK, method="sparseout", p=0.15)
+    changed += [noise, dataclasses.replace(noise, place="last"), dataclasses.replace(noise, matched=True)]
     assert {*CHANGES, "recipe"} - set(experiments.LATER) <= set(QUICK.spec)
     assert set(RECIPE_CHANGES) - set(training.LATER) <= set(QUICK.spec["recipe"])
     assert len({fingerprint(e.spec) for e in [QUICK, *changed]}) == 1 + len(changed)
@@ -125,6 +131,8 @@ def test_whole_numbers_are_numbers():
     ("knobs", "words"),
     [
         ({"method": "dropin"}, ("method", "'dropin'", "none", "sparseout", "bridgeout", "dropout")),
+        ({"method": "none", "place": "last"}, ("place", "'sparseout'", "'none'")),
+        ({"place": "first"}, ("place", "'first'", "all", "last")),
         ({"method": "none", "strength": 0.1}, ("strength", "'l1'", "'none'", "0.1")),
         ({"method": "dropout", "q": 1.5}, ("dropout", "q = 2", "1.5", "sparseout")),
         ({"target_fraction": 1.5}, ("target_fraction", "1.5", "<= 1")),
@@ -293,3 +301,25 @@ def test_activation_maps_keep_the_first_channels_and_exact_zeros(images):
         assert ((levels == 0) == (out == 0).numpy()).all()
         error = out.numpy() - layer["top"] * levels / 15
         assert (error <= 1e-5).all() and (error >= -layer["top"] / 15 - 1e-5).all()
+
+
+# --- noise in other places and at matched power -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "place"), [("airnet", "flatten"), ("smallcnn", "relu5"), ("resnet14", "flatten")])
+def test_noise_on_the_last_features_sits_before_the_classifier(model, place):
+    experiment = Experiment(model=model, p=0.2, q=1.0, place="last")
+    network = experiment.attach(bl.build_model(model, width=0.25))
+    noisy = [name for name, module in network.named_modules() if hasattr(module, "sparseout")]
+    assert noisy == [place]
+
+
+@pytest.mark.parametrize("q", [1.0, 2.0, 3.0])
+def test_matched_noise_has_the_power_of_dropout(q):
+    x = torch.rand(400, 500, generator=torch.Generator().manual_seed(0)) * 3
+    x[x < 1] = 0.0
+    layer = bl.Sparseout(0.2, q, matched=True).train()
+    torch.manual_seed(0)
+    noise = layer(x) - x
+    assert (noise.square().mean() / x.square().mean()).item() == pytest.approx(0.25, rel=0.02)
+    assert layer.eval()(x) is x and torch.equal(layer.train()(torch.zeros(3)), torch.zeros(3))

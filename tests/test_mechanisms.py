@@ -186,10 +186,10 @@ def test_the_search_goes_on_until_the_best_lies_between_neighbours():
             ladder = mechanisms.LADDERS[setting.dial]
             value = run.recipe.weight_decay if setting.dial == "weight_decay" else getattr(run, setting.dial)
             records.append(found(run, -abs(ladder.index(value) - ladder.index(truth[setting.dial])) + run.seed / 100))
-    assert mechanisms.choose(records, mechanisms.PLAIN, 0.0) == 8e-3
+    assert mechanisms.PLAIN.ladder().best(records) == 8e-3
     for setting in mechanisms.SETTINGS:
-        assert mechanisms.choose(records, setting, 8e-3) == truth[setting.dial]
-        tried = mechanisms.tried(records, setting, 8e-3)
+        assert setting.ladder(8e-3).best(records) == truth[setting.dial]
+        tried = setting.ladder(8e-3).tried(records)
         assert min(tried) < truth[setting.dial] < max(tried)
         final = [r for r in records if r.spec == setting.at(truth[setting.dial], r.spec["seed"], 8e-3).spec]
         assert len(final) == mechanisms.REPEATED
@@ -199,10 +199,10 @@ def test_the_search_goes_on_until_the_best_lies_between_neighbours():
 def test_a_strength_is_chosen_by_all_seeds_of_the_search():
     setting = mechanisms.Setting("noise", 1.0)
     one = [found(setting.at(0.3, 0, 1e-3), 99.0)]
-    with pytest.raises(ValueError, match="run its search first"):
-        mechanisms.choose(one, setting, 1e-3)
+    with pytest.raises(ValueError, match="2 seeds"):
+        setting.ladder(1e-3).best(one)
     both = one + [found(setting.at(0.5, seed, 1e-3), 50.0) for seed in range(mechanisms.SEARCHED)]
-    assert mechanisms.choose(both, setting, 1e-3) == 0.5
+    assert setting.ladder(1e-3).best(both) == 0.5
 
 
 def test_tables_have_a_row_for_each_run_and_epoch(digits):
