@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import bridgeout_lite as bl
 from bridgeout_lite.models import MODELS, ResidualBlock, Shortcut, WideBlock
 
-STUDY = [name for name in MODELS if not name.startswith("smallcnn")]  # the networks of the pruning study
+STUDY = [name for name in MODELS if not name.startswith(("smallcnn", "airnet"))]  # the networks of the pruning study
 RESIDUAL = [name for name in STUDY if not name.startswith("vgg")]
 
 

@@ -9,20 +9,23 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_exponent, check_fraction, check_probability
+from ..checks import check_choice, check_exponent, check_fraction, check_positive, check_probability
 from ..data import IMAGE_SETS, Images, kept_images
 from ..layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from ..models import MODELS
+from ..modules import Where
 from ..noise import FORMS, GRADIENTS, TARGETS
 from ..pruning import remove_filters
+from ..rivals.penalties import L1
 from ..runs.records import OMITTED_DEFAULTS, Record
-from ..training import Recipe, fit
+from ..training import VIEWS, Recipe, evaluate, fit
 from .activations.measures import MEASURED_IMAGES, activation_maps, measure_activations
 from .experiment import ImageExperiment, Run, accuracies, columns
 from .pruning.curves import dropout_places, measure_latency, measure_pruning
 
-METHODS = ("none", "sparseout", "bridgeout", "dropout")
-MEASURES = ("activations", "pruning")
+METHODS = ("none", "sparseout", "bridgeout", "dropout", "l1")
+PLACES = ("all", "last")
+MEASURES = ("activations", "pruning", "train", "views")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +33,20 @@ class Experiment(ImageExperiment):
     """One run, fully described.
 
     Attributes:
-        dataset, train, valid: as for :func:`bridgeout_lite.load_images` (the split itself is always that of seed 0).
+        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images` (the split itself is always that of
+            seed 0).
         model, width: as for :func:`bridgeout_lite.build_model`.
-        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution) or "dropout"
-            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`).
-        p, q, form, gradient: of the noise. form None is the method's default.
-        recipe: of the training. seed: of the initial weights, the order of the images and the noise.
+        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution), "dropout"
+            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`) or "l1" (``strength``
+            times the sum of the magnitudes of all convolutions' weights).
+        p, q, form, gradient: the noise; form defaults to the method's own.
+        recipe: the training.
+        seed: seeds the initial weights, the order of the images and the noise.
         target_fraction, target: of Bridgeout.
         cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
-        measures: what is measured beside accuracy, of "activations" and "pruning".
+        place: of Sparseout, "all" or "last": on the features that the classifier reads.
+        matched: whether Sparseout's p is that of q = 2, see :class:`bridgeout_lite.Sparseout`.
+        measures: what is measured beside accuracy, of ``MEASURES``.
     """
 
     dataset: str = "cifar10"
@@ -57,6 +65,10 @@ class Experiment(ImageExperiment):
     target: str = "kernels"
     cut: float = 0.0
     measures: tuple[str, ...] = ("activations",)
+    test: int | None = None
+    strength: float = 0.0
+    place: str = "all"
+    matched: bool = False
 
     OMITTED_DEFAULTS: ClassVar[dict[str, Any]] = OMITTED_DEFAULTS
 
@@ -76,14 +88,19 @@ class Experiment(ImageExperiment):
             raise ValueError(
                 f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
             )
-        self._settle(cut=float(self.cut))
+        self._settle(cut=float(self.cut), strength=check_positive(self.strength, "strength"))
+        if (self.strength > 0) != (self.method == "l1"):
+            raise ValueError(f"strength > 0 goes with method='l1', got {self.method!r}, strength={self.strength:g}")
+        check_choice(self.place, PLACES, "place")
+        if (self.place != "all" or self.matched) and self.method != "sparseout":
+            raise ValueError(f"place and matched go with method='sparseout', got {self.method!r}")
         for measure in self.measures:
             check_choice(measure, MEASURES, "measures")
         self._settle(measures=tuple(self.measures))
 
     def load(self) -> Images:
         """The images, kept by the process until other ones are needed."""
-        return kept_images(self.dataset, self.train, self.valid)
+        return kept_images(self.dataset, self.train, self.valid, self.test)
 
     def on(self, data: Images) -> "Experiment":
         """This experiment on these images; under "auto" it takes their name, since a record names its data."""
@@ -95,7 +112,15 @@ class Experiment(ImageExperiment):
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
         if self.method == "sparseout":
-            return attach_sparseout(model, self.p, self.q, form=self.form or "odd", gradient=self.gradient)
+            return attach_sparseout(
+                model,
+                self.p,
+                self.q,
+                form=self.form or "odd",
+                gradient=self.gradient,
+                matched=self.matched,
+                where=before_classifier(model) if self.place == "last" else None,
+            )
         if self.method == "dropout":
             return attach_sparseout(model, self.p, self.q, where=dropout_places(self.model))
         if self.method == "bridgeout":
@@ -118,19 +143,28 @@ class Experiment(ImageExperiment):
             measure "activations" also maps (see :func:`activation_maps`), and per layer hoyer, gini, zero_fraction, rms
             over a batch of validation images, the same per image, noise_ratio and a histogram. With "pruning" also
             pruning (see :func:`measure_pruning`) and, in the provenance, as times differ from run to run, latency (see
-            :func:`measure_latency`).
+            :func:`measure_latency`). With "train" also train_accuracy and train_loss, on images as they are; with
+            "views" views, the test accuracy by the views of :func:`bridgeout_lite.training.evaluate`.
         """
         model = self.build(images)
         if self.cut:
             model = remove_filters(model, self.cut, images.normalize(images.train.x[:1]).cpu())
         self.attach(model)
-        history = run.train(fit, model, images, self.recipe, seed=self.seed)
+        rival = L1(self.strength) if self.method == "l1" else None
+        history = run.train(fit, model, images, self.recipe, seed=self.seed, regulariser=rival)
         detach_bridgeout(detach_sparseout(model))
         metrics: dict[str, Any] = accuracies(model, images, history.precision)
         metrics["history"] = columns(history, "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
         if "activations" in self.measures:
             metrics["layers"] = measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), self.q)
             metrics["maps"] = activation_maps(model, images)
+        if "train" in self.measures:
+            loss, accuracy = evaluate(model, images, "train", precision=history.precision)
+            metrics |= {"train_loss": loss, "train_accuracy": accuracy}
+        if "views" in self.measures:
+            metrics["views"] = {
+                views: evaluate(model, images, "test", precision=history.precision, views=views)[1] for views in VIEWS
+            }
         if "pruning" in self.measures:
             metrics["pruning"] = measure_pruning(model, images, self.q, precision=history.precision, seed=self.seed)
             run.origin["latency"] = measure_latency(model, images)
@@ -157,6 +191,13 @@ def run(
         A :class:`~bridgeout_lite.Record` with the metrics of :meth:`Experiment.measure`.
     """
     return experiment.run(images, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch)
+
+
+def before_classifier(model: nn.Module) -> Where:
+    """Picks the module whose output the module ``classifier`` of a chain of modules reads."""
+    names = [name for name, _ in model.named_children()]
+    last = names[names.index("classifier") - 1]
+    return lambda name, module: name == last
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
