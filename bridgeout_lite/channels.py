@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as masks
 
+from .models import Whitening
 from .modules import agree, device_of, evaluating, run_once
 
 # Layers that a channel may pass or end in without being tied to its neighbours.
@@ -175,8 +176,8 @@ def trace(plain: nn.Module, example_input: Tensor | None) -> Any:
 
 
 def black_image(model: nn.Module) -> Tensor:
-    """A batch of one image of 32x32 zeros, with the channels that the first convolution takes."""
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    """A batch of one image of 32x32 zeros, with as many channels as the first convolution takes."""
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d | Whitening))
     return torch.zeros(1, first.in_channels, 32, 32)
 
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_positive, check_share, check_whole
 from .cudagraph import Replay, Work
-from .data import IMAGE_SETS, Images, Split
+from .data import Images, Split
 from .epochs import CheckpointError as CheckpointError
 from .epochs import epoch_seed
 from .epochs import identify as identify
 from .epochs import run_epochs as run_epochs
-from .models import MODELS, Whitening, build_model
+from .models import Whitening
 from .modules import evaluating
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
@@ -133,36 +133,6 @@ class Regulariser:
     def places(self, model: nn.Module) -> list[str]:
         """Names of the modules of ``model`` on which the method acts, if it acts on some only."""
         return []
-
-
-def check_experiment(experiment: Any, needs: type[nn.Module] = nn.Module) -> None:
-    """What recorded experiments on images share: ValueError unless their dataset, model, width, train, valid, test,
-    recipe and seed can be run, with a model that has a module of the kind ``needs``. The width becomes a float."""
-    check_choice(experiment.dataset, IMAGE_SETS[1:], "dataset")  # not "auto": a spec names its data
-    check_choice(experiment.model, tuple(MODELS), "model")
-    if not isinstance(experiment.recipe, Recipe):
-        raise ValueError(f"recipe must be a Recipe, got {experiment.recipe!r}")
-    for name, least in (("train", experiment.recipe.batch_size), ("valid", 1), ("test", 1), ("seed", 0)):
-        value = getattr(experiment, name)
-        if value is not None or name in ("valid", "seed"):
-            check_whole(value, name, least)
-    width = check_positive(experiment.width, "width", zero=False)
-    object.__setattr__(experiment, "width", width)
-    if needs not in _kinds(experiment.model, width):
-        raise ValueError(f"model {experiment.model!r} has no {needs.__name__}, which this experiment needs")
-
-
-@functools.cache
-def _kinds(model: str, width: float) -> set[type]:
-    """The types of a network's modules."""
-    with torch.device("meta"):  # its shape without its numbers
-        return {kind for module in build_model(model, width=width).modules() for kind in type(module).__mro__}
-
-
-def check_images(experiment: Any, images: Images) -> None:
-    """ValueError unless the images are those that the experiment names."""
-    if images.name != experiment.dataset:
-        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:

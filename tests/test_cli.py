@@ -211,7 +211,7 @@ def test_many_lines_become_one(capsys, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("CUDA out of memory.\nTried a lot.\n")
 
-    monkeypatch.setattr(experiments, "run", fail)
+    monkeypatch.setattr("bridgeout_lite.Experiment.measure", fail)
     assert failed(capsys, main(TRAIN)) == "CUDA out of memory. Tried a lot."
 
 

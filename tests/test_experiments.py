@@ -16,7 +16,7 @@ import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Store, training
 from bridgeout_lite.modules import capture_activations
 from bridgeout_lite.runs.records import fingerprint, rounded
-from bridgeout_lite.studies import SWEEPS
+from bridgeout_lite.studies import SWEEPS, experiment
 from bridgeout_lite.studies import images as experiments
 from bridgeout_lite.studies.activations.measures import measure_activations
 from bridgeout_lite.studies.images import run
@@ -70,9 +70,9 @@ def test_later_knobs_leave_older_fingerprints_alone():
         Experiment(method="l1", p=0.0, strength=1e-4),
         Experiment(place="last", matched=True),
     ]
-    assert set(bl.runs.records.OMITTED_DEFAULTS) <= {name for experiment in later for name in experiment.spec}
-    for experiment in later:
-        assert Experiment(**{**experiment.spec, "recipe": Recipe(**experiment.spec["recipe"])}) == experiment
+    assert set(bl.runs.records.OMITTED_DEFAULTS) <= {name for one in later for name in one.spec}
+    for one in later:
+        assert Experiment(**{**one.spec, "recipe": Recipe(**one.spec["recipe"])}) == one
 
 
 CHANGES = {
@@ -164,7 +164,7 @@ def test_unknown_model_and_data_set():
 
 
 def test_a_record_names_the_data_that_it_used(images):
-    with pytest.raises(ValueError, match=r"asks for 'cifar10' but the images given are 'digits'"):
+    with pytest.raises(ValueError, match=r"asks for 'cifar10' but the data given is 'digits'"):
         run(dataclasses.replace(QUICK, dataset="cifar10"), images, **DEVICE)
     record = run(dataclasses.replace(QUICK, dataset="auto"), images, **DEVICE)
     assert record.spec["dataset"] == record.provenance["data"] == "digits"
@@ -264,7 +264,7 @@ def test_run_loads_the_data_it_is_not_given(record):
 
 
 def test_the_test_split_is_read_once_and_after_training(images, monkeypatch):
-    order, real_fit, real_evaluate = [], experiments.fit, experiments.evaluate
+    order, real_fit, real_evaluate = [], experiments.fit, training.evaluate
 
     def fit(*arguments, **options):
         history = real_fit(*arguments, **options)
@@ -277,7 +277,8 @@ def test_the_test_split_is_read_once_and_after_training(images, monkeypatch):
         return real_evaluate(model, images, split, **options)
 
     monkeypatch.setattr(experiments, "fit", fit)
-    monkeypatch.setattr(experiments, "evaluate", evaluate)
+    for module in (experiments, experiment):  # "train" and "views" are read by the first
+        monkeypatch.setattr(module, "evaluate", evaluate)
     run(QUICK, images, **DEVICE)
     assert order[0] == "trained" and order.count("test") == 1
 
