@@ -44,7 +44,7 @@ data: env
 	@cat _build/.data
 
 # .pre-commit-config.yaml names the same checks: what is added here is added there (a test compares).
-# The import contracts come here, as $(BIN)/lint-imports, once [tool.importlinter] stands in pyproject.toml.
+	$(BIN)/lint-imports
 lint: env  ## ruff, mypy, spelling, and the syntax of the JavaScript where Node is found
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -103,7 +103,7 @@ def pruning_curves(ax: Axes, rows: pd.DataFrame, *, details: bool = False, **kwa
     """Accuracy against the share pruned, a line a method: mean over seeds with its 95 % interval as a band.
 
     Args:
-        rows: of one curve, one setting a method, as :func:`bridgeout_lite.studies.pruning.curves.at_best` gives.
+        rows: of one curve, one setting a method, as :func:`bridgeout_lite.studies.curves.at_best` gives.
         details: name the setting in the legend too. ``kwargs`` go to ``plot``.
     """
     for method, (label, colour, marker) in METHOD_STYLES.items():

@@ -2,30 +2,15 @@
 
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 from . import figures
 from .data import CIFAR10_ARCHIVE, data_folder
 from .runs.provenance import package_version
-from .runs.records import Record, Store
+from .runs.records import Store, find_store, result_folders
 from .training import pick_device
-
-# The stores in results/.
-RECORDED = (
-    "activation-grid",
-    "pruning-cifar10",
-    "pruning-cifar100",
-    "language-model",
-    "arena",
-    "structured-output",
-    "evolution",
-    "feature-flow",
-    "explanations",
-)
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
@@ -68,20 +53,8 @@ def results(name: str) -> Store:
     Raises:
         FileNotFoundError: the file is in none of the usual places; the message lists them.
     """
-    places = [Path(__file__).parents[1] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
-    if override := os.environ.get("BRIDGEOUT_RESULTS"):
-        places.insert(0, Path(override))
-    for place in places:
-        if (place / f"{name}.jsonl").is_file():
-            return Store(place / f"{name}.jsonl")
-    raise FileNotFoundError(f"no {name}.jsonl in {', '.join(map(str, places))}: clone the whole book, or run the sweep")
-
-
-def recorded() -> list[Record]:
-    """All recorded runs of the book, those that its ledger is judged by."""
-    return [record for name in RECORDED for record in results(name)]
-
-
-def on_colab() -> bool:
-    """Whether this kernel runs on Google Colab."""
-    return "google.colab" in sys.modules
+    path = find_store(name)
+    if path is None:
+        places = ", ".join(map(str, result_folders()))
+        raise FileNotFoundError(f"no {name}.jsonl in {places}: clone the whole book, or run the sweep")
+    return Store(path)

@@ -258,5 +258,5 @@ def test_the_recorded_repeats_are_those_of_the_recorded_choice(monkeypatch):
             experiment = ArenaExperiment(method=method, **strength, **arena.NETWORKS[network])
             assert arena.setting(experiment.spec) == best[method], method
     recorded = {record.key for record in bl.notebook.results("arena")}
-    wanted = {bl.runs.records.fingerprint(e.spec) for e in bl.studies.SWEEPS["arena"]()}
+    wanted = {bl.runs.records.fingerprint(e.spec) for e in bl.studies.sweeps()["arena"]()}
     assert recorded <= wanted

@@ -163,7 +163,7 @@ def test_the_sweep_and_the_names_of_its_settings():
     assert (
         setting(FlowExperiment(length=1e-5, curvature=0.25, norm=1).spec) == "length 1e-05 and curvature 0.25, L1 norm"
     )
-    assert bl.studies.SWEEPS["feature-flow"]() == runs
+    assert bl.studies.sweeps()["feature-flow"]() == runs
 
 
 def test_a_run_is_recorded_and_read(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from filelock import FileLock
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Store, data, training
 from bridgeout_lite import studies as sweeps
+from bridgeout_lite.studies.activations.study import activation_grid
 from bridgeout_lite.runs import runner
 from bridgeout_lite.runs.records import fingerprint
 from bridgeout_lite.runs.runner import parse_budget, sweep, with_seeds
@@ -122,14 +123,14 @@ def test_unknown_backend(tmp_path):
 
 
 def test_named_sweeps():
-    for name, make in sweeps.SWEEPS.items():
+    for name, make in sweeps.sweeps().items():
         grid = make()
         assert len({fingerprint(e.spec) for e in grid}) == len(grid) > 0, name
-    grid = sweeps.activation_grid()
+    grid = activation_grid()
     assert {e.seed for e in grid} == {0, 1, 2} and {e.dataset for e in grid} == {"cifar10"}
     assert {e.method for e in grid} == {"none", "sparseout"}
-    assert {e.dataset for e in sweeps.activation_grid("digits")} == {"digits"}
-    assert {e.dataset for e in sweeps.SWEEPS["smoke"]()} == {"digits"}
+    assert {e.dataset for e in activation_grid("digits")} == {"digits"}
+    assert {e.dataset for e in sweeps.sweeps()["smoke"]()} == {"digits"}
 
 
 def test_a_sweep_names_its_data_set(tmp_path):
@@ -204,9 +205,7 @@ def test_a_run_that_diverges_is_a_result_and_stops_nothing(tmp_path, capsys):
     assert sweep([wild], store, **DEVICE) == records[:1], "and is not tried again"
     frame = experiments.runs_frame(records)
     assert frame["test_accuracy"].isna().tolist() == [True, False]
-    assert len(bl.studies.activations.measures.layers_frame(records)) == len(
-        bl.studies.activations.measures.layers_frame(records[1:])
-    )
+    assert len(bl.studies.measures.layers_frame(records)) == len(bl.studies.measures.layers_frame(records[1:]))
 
 
 def test_a_run_that_fails_is_told_after_the_others_are_done(tmp_path, monkeypatch):

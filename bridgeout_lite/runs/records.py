@@ -82,6 +82,19 @@ def rounded(value: Any, digits: int = 6) -> Any:
     return value
 
 
+def result_folders() -> list[Path]:
+    """Where recorded runs are looked for: $BRIDGEOUT_RESULTS, the checkout of the package, the working directory."""
+    places = [Path(__file__).parents[2] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
+    if override := os.environ.get("BRIDGEOUT_RESULTS"):
+        places.insert(0, Path(override))
+    return places
+
+
+def find_store(name: str) -> Path | None:
+    """The file ``NAME.jsonl`` in the first of :func:`result_folders` that has it, or None."""
+    return next((path for place in result_folders() if (path := place / f"{name}.jsonl").is_file()), None)
+
+
 class Store:
     """An append-only file of records.
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..checks import check_choice, check_positive, check_whole
+from ..cost import count
 from ..data import IMAGE_SETS, Images, kept_images
 from ..models import MODELS, build_model
 from ..runs.provenance import provenance
@@ -172,6 +173,13 @@ def accuracies(model: nn.Module, images: Images, precision: str = "float32") -> 
 def columns(history: History, *names: str) -> dict[str, list[float]]:
     """Columns of a history as lists."""
     return {name: history.frame[name].tolist() for name in names}
+
+
+def counts(build: Callable[[], nn.Module], side: int = 32) -> tuple[int, int]:
+    """Parameters and multiply-adds of one image, without memory or time for the weights."""
+    with torch.device("meta"):
+        model, image = build(), torch.empty(1, 3, side, side)
+    return count(model, image)
 
 
 @functools.cache

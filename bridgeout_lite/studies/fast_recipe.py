@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..training import Recipe
+from .base import Study
 from .images import Experiment
 
 # It brings "airnet" to its accuracy on all images in few epochs.
@@ -23,3 +24,6 @@ def fast_recipe() -> list[Experiment]:
     six, and how long it takes."""
     common: dict[str, Any] = {"model": "airnet", "method": "none", "p": 0.0, "recipe": FAST}
     return [Experiment(**common, measures=("train", "views"), seed=seed) for seed in range(10)]
+
+
+STUDY = Study("fast-recipe", {"fast-recipe": fast_recipe})

@@ -31,6 +31,7 @@ from ..runs.records import Record, fingerprint, rounded
 from ..sparsity import gini, hoyer
 from ..theory import lq_penalty, monte_carlo_penalty
 from ..training import Recipe, evaluate, fit
+from .base import Study
 from .experiment import ImageExperiment, Run
 from .search import Ladder
 
@@ -400,3 +401,6 @@ def probes_frame(records: Iterable[Record]) -> pd.DataFrame:
         run = {k: spec[k] for k in ("method", "q", "draws", "p", "seed")}
         frames.append(pd.DataFrame(columns).assign(epoch=range(1, len(history["predicted"]) + 1), **run))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+STUDY = Study("mechanisms", {"mechanisms": mechanisms})

@@ -6,9 +6,8 @@ import pandas as pd
 
 from ...runs.records import Record
 from ...stats import interval
-from .. import published
+from .. import curves, published
 from ..base import DIRECTION, LEAST_SEEDS, TOO_FEW, Claim, Finding, Judge, Section, not_run
-from ..pruning import curves as protocol
 from ..pruning.claims import is_whole, pruning_command
 
 
@@ -20,7 +19,7 @@ def _accuracy(model: str, dataset: str, method: str, theirs: float) -> Judge:
         some = [r for r in whole if (r.spec["dataset"], r.spec["method"]) == (dataset, method)]
         longest = max((r.spec["recipe"]["epochs"] for r in some), default=0)
         rows = pd.DataFrame(
-            {"setting": protocol.setting(r.spec), "seed": r.spec["seed"]}
+            {"setting": curves.setting(r.spec), "seed": r.spec["seed"]}
             | {split: r.metrics[f"{split}_accuracy"] for split in ("valid", "test")}
             for r in some
             if r.spec["recipe"]["epochs"] == longest

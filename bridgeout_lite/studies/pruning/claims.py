@@ -11,15 +11,14 @@ from ... import models, stats
 from ...pruning import prune
 from ...runs.records import Record
 from ...stats import interval, points, summarise
-from .. import published
+from .. import curves, published
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
-from ..literature.sizes import counts
-from . import curves as protocol
+from ..experiment import counts
 
 METHOD_NAMES = {"none": "weight decay", "dropout": "Dropout", "bridgeout": "Batch Bridgeout"}
 
 # Shares of the filters at which the pruning curves are compared.
-PRUNED = protocol.CHOSEN_AT
+PRUNED = curves.CHOSEN_AT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +48,9 @@ def _pruned(
         return is_whole(group[0], network), group[0].spec["recipe"]["epochs"]
 
     for group in sorted(groups.values(), key=rank, reverse=True):
-        frame = protocol.curves_frame(group)
+        frame = curves.curves_frame(group)
         if len(frame):
-            rows = protocol.at_best(frame, curve, amounts=amounts)
+            rows = curves.at_best(frame, curve, amounts=amounts)
             seeds = rows.groupby("method")["seed"].nunique()
             if all(seeds.get(method, 0) >= LEAST_SEEDS for method in METHOD_NAMES):
                 whole, epochs = rank(group)
@@ -175,7 +174,7 @@ def _endurance(rows: pd.DataFrame) -> pd.DataFrame:
     """For each run the share of the filters, in %, up to which it stays within 5 points of its unpruned accuracy."""
     values = []
     for (method, seed), run in rows.sort_values("amount").groupby(["method", "seed"]):
-        values.append({"method": method, "seed": seed, "value": 100 * protocol.endures(run["amount"], run["accuracy"])})
+        values.append({"method": method, "seed": seed, "value": 100 * curves.endures(run["amount"], run["accuracy"])})
     return pd.DataFrame(values)
 
 

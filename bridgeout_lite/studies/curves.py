@@ -16,15 +16,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune as masks
 
-from ...checks import check_choice
-from ...cost import latencies
-from ...data import Images
-from ...layers import is_activation
-from ...modules import Where
-from ...pruning import curve, prune, remove_filters
-from ...runs.records import Record
-from ...sparsity import filter_norms, hoyer
-from ...training import Recipe, evaluate, pick_precision
+from ..checks import check_choice
+from ..cost import latencies
+from ..data import Images
+from ..layers import is_activation
+from ..modules import Where
+from ..pruning import curve, prune, remove_filters
+from ..runs.records import Record
+from ..sparsity import filter_norms, hoyer
+from ..training import Recipe, evaluate, pick_precision
 
 AMOUNTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SOME = (0.1, 0.3, 0.5, 0.7)
