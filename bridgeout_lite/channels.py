@@ -175,9 +175,9 @@ def trace(plain: nn.Module, example_input: Tensor | None) -> Any:
 
 
 def black_image(model: nn.Module) -> Tensor:
-    """A batch of one image of 32x32 zeros, with the channels that the first convolution takes."""
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    return torch.zeros(1, first.in_channels, 32, 32)
+    """A batch of one image of 32x32 zeros, with the channels that the first convolution (of any kind) takes."""
+    channels = (getattr(module, "in_channels", None) for module in model.modules())
+    return torch.zeros(1, next(c for c in channels if isinstance(c, int)), 32, 32)
 
 
 def group_of(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
