@@ -193,7 +193,7 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: str) -> dict[nn.Conv2d, Tensor]:
+def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -> dict[nn.Conv2d, Tensor]:
     """The channels that can go, each under the first convolution that puts it out, with one score for all that are tied
     to it. Refuses layers whose channels cannot be told apart."""
     names = names_of(graph)
@@ -203,7 +203,7 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: str) -
                 f"{names[conv]!r} is a convolution of {conv.groups} groups, whose filters cannot go one by "
                 "one: only ordinary and depthwise convolutions can be silenced or removed; prune with silence=False"
             )
-    power = 1 if criterion == "l1" else 2
+    power = 1 if criterion == "l1" or callable(criterion) else 2
     result: dict[nn.Conv2d, Tensor] = {}
     seen: set[nn.Module] = set()
     for root in scores:

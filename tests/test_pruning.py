@@ -82,7 +82,7 @@ def test_published_protocol(name, amount):
     expected = state(model)
     for layer, conv in convolutions(model).items():
         norms = np.sqrt((conv.weight.detach().double().numpy() ** 2).sum((1, 2, 3)))
-        expected[f"{layer}.weight"][np.argsort(norms)[: int(len(norms) * amount)]] = 0
+        expected[f"{layer}.weight"][np.argsort(norms, kind="stable")[: int(len(norms) * amount)]] = 0
     assert prune(model, amount) is model
     found = {}
     for key, value in model.state_dict().items():
@@ -125,6 +125,53 @@ def test_criteria(known, criterion, order, silence):
         model = copy.deepcopy(known)
         prune(model, k / 4, criterion=criterion, silence=silence, example_input=torch.zeros(1, 2, 3, 3))
         assert zeroed(model[0]) == set(order[:k])
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet34c", "wrn-10-2", "airnet"])
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_criterion_may_be_a_function(name, silence):
+    """Here one that says again what the built-in ones say, and one that turns it round."""
+
+    def l1(conv, norms):
+        return conv.weight.abs().sum((1, 2, 3))
+
+    options = {"silence": silence, "example_input": IMAGE, "amount": 0.5}
+    ours, built_in = prune(build(name), criterion=l1, **options), prune(build(name), criterion="l1", **options)
+    assert same(state(apply_masks(ours)), state(apply_masks(built_in)))
+    other = prune(build(name), criterion=lambda conv, norms: -l1(conv, norms), **options)
+    assert not same(state(apply_masks(other)), state(built_in))
+
+
+def test_a_function_sees_the_model_itself_and_the_norms_behind():
+    model, seen = build("resnet14"), {}
+    model(images_like()).sum().backward()
+
+    def taylor(conv, norms):
+        seen[conv] = norms
+        return (conv.weight * conv.weight.grad).sum((1, 2, 3)).abs()
+
+    expected = {name: (c.weight * c.weight.grad).sum((1, 2, 3)).abs() for name, c in convolutions(model).items()}
+    pruned = prune(model, 0.25, criterion=taylor)
+    assert pruned is model and list(seen) == list(convolutions(model).values())
+    for name, conv in convolutions(model).items():
+        assert zeroed(conv) == set(expected[name].argsort()[: conv.out_channels // 4].tolist())
+    assert seen[model.stage1[0].conv1] == [model.stage1[0].norm1]
+    weights = prune(build("smallcnn"), 0.5, granularity="weight", criterion=lambda conv, norms: conv.weight.abs())
+    assert same(state(weights), state(prune(build("smallcnn"), 0.5, granularity="weight")))
+    cut = remove_filters(build("smallcnn"), 0.5, IMAGE, criterion=lambda conv, norms: norms[0].weight)
+    assert same(state(cut), state(remove_filters(build("smallcnn"), 0.5, IMAGE, criterion="bn")))
+
+
+@pytest.mark.parametrize(
+    "scores, got", [(torch.ones(3), "(3,)"), ([1.0], "list"), (torch.full((2,), math.nan), "(2,)"), (None, "NoneType")]
+)
+def test_a_function_that_gives_no_scores(scores, got):
+    model = build("smallcnn")
+    before = state(model)
+    with pytest.raises(ValueError) as error:
+        prune(model, 0.5, criterion=lambda conv, norms: scores)
+    assert one_line(error) == f"criterion must give 'conv1' finite scores of shape (2,), got {got}"
+    assert same(state(model), before)
 
 
 def test_random_picks_are_those_of_the_generator():
