@@ -9,15 +9,16 @@ JOBS   ?= 2
 # What the chapters compute from, besides their own cells.
 INPUTS  = $(shell find bridgeout_lite results -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.jsonl' | LC_ALL=C sort)
 CHAPTERS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
+SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js) book/static/figures.js
 
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
 
-.PHONY: help book test env data lint unit nbval pages notebooks report screenshots benchmarks clean
+.PHONY: help book test env data lint unit nbval pages notebooks report screenshots benchmarks matrix colab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
-	@echo "  VENV=dir, PYTHON=python3.12, JOBS=4, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
+	@echo "  VENV=dir, PYTHON=python3.12, TORCH=cpu, JOBS=4, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
 
 book: env data  ## build the book into _build/html, executing what changed
 	@# jupyter-cache knows a chapter's cells only: if the package, the records or the data changed, forget what it holds
@@ -32,13 +33,9 @@ test: lint unit nbval pages  ## lint, types, unit tests, notebooks with nbval, b
 
 env: $(STAMP)  ## make the environment in .venv
 
-# A torch that is already in the environment is kept: another one could bring several GB of CUDA along.
+# .ci/env.py keeps a torch that is there, else chooses the build that fits this machine.
 $(STAMP): requirements.txt pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch').split('+')[0])" \
-	    > $(VENV)/torch.txt 2> /dev/null || true
-	$(BIN)/python -m pip install -q -r requirements.txt -c $(VENV)/torch.txt
-	$(BIN)/python -m pip install -q --no-deps -e .
+	@$(PYTHON) .ci/env.py $(VENV)
 	@touch $@
 
 data: env
@@ -46,10 +43,15 @@ data: env
 	@$(BIN)/bridgeout data auto > _build/.data
 	@cat _build/.data
 
-lint: env  ## ruff and mypy
+# .pre-commit-config.yaml names the same checks: what is added here is added there (a test compares).
+# The import contracts come here, as $(BIN)/lint-imports, once [tool.importlinter] stands in pyproject.toml.
+lint: env  ## ruff, mypy, spelling, and the syntax of the JavaScript where Node is found
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	@if command -v node > /dev/null; then ls $(SCRIPTS) | xargs -n 1 node --check; \
+	    else echo "JavaScript is not checked: Node is not here"; fi
 
 unit: env  ## unit tests of the package
 	$(BIN)/python -m pytest -m "not pages" -n $(JOBS) --dist loadfile
@@ -81,6 +83,12 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/figures.py
+
+matrix:  ## lint, unit tests and a chapter on each of Python 3.10 to 3.13 that is found
+	$(PYTHON) .ci/matrix.py
+
+colab:  ## first cells of all chapters and chapters 1 to 4 with the versions that Colab has
+	$(PYTHON) .ci/colab.py
 
 clean:  ## remove the built book (not the environment)
 	rm -rf _build

@@ -10,10 +10,11 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 
 from .data import IMAGE_SETS, data_folder, load_images
 from .ledger import ledger_page, ledger_table, state
@@ -30,20 +31,8 @@ from .text import TEXT_SETS, load_text
 from .training import Recipe, pick_device, pick_precision
 from .widgets.overview import overview
 
-_NEEDED = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "matplotlib",
-    "tqdm",
-    "pooch",
-    "requests",
-    "filelock",
-)
-_FOR_THE_BOOK = ("jupyter-book", "ipywidgets", "nbval", "pytest", "ruff", "mypy", "playwright")
+# What each group of the package's requirements is for; without the groups named here something does not run.
+_WANTED = {"": "the layers need", "book": "the chapters need"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,13 +109,18 @@ def _parser() -> argparse.ArgumentParser:
 def _doctor(arguments: argparse.Namespace) -> int:
     problems = []
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
-    for name in (*_NEEDED, *_FOR_THE_BOOK):
-        try:
-            print(f"  {name} {version(name)}")
-        except PackageNotFoundError:
-            print(f"  {name} missing")
-            if name in _NEEDED:
-                problems.append(f"{name} is not installed: pip install -r requirements.txt")
+    for extra, requirements in _requirements().items():
+        print(f"  [{extra}]" if extra else f"  bridgeout_lite {package_version()}")
+        lacking = []
+        for requirement in requirements:
+            found = _version(requirement.name)
+            fits = found is not None and requirement.specifier.contains(found, prereleases=True)
+            print(f"    {requirement.name} {found or 'missing'}" + ("" if fits else f", wanted {requirement}"))
+            if not fits:
+                lacking.append(str(requirement))
+        if lacking and extra in _WANTED:
+            cure = " ".join(f'"{name}"' for name in lacking)
+            problems.append(f"{_WANTED[extra]} {', '.join(lacking)}: pip install {cure}")
     try:
         from .tv_compat import import_torchvision
 
@@ -141,6 +135,29 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"problem: {problem}")
     print("all is well" if not problems else f"{len(problems)} problem(s)")
     return 1 if problems else 0
+
+
+def _requirements() -> dict[str, list[Requirement]]:
+    """What the metadata of the installed package ask for: "" is always needed, each other key is an extra."""
+    try:
+        about = metadata("bridgeout_lite")
+    except PackageNotFoundError:
+        raise RuntimeError("bridgeout_lite is not installed: pip install --no-deps -e . in its folder") from None
+    asked = [Requirement(line) for line in about.get_all("Requires-Dist") or []]
+    groups: dict[str, list[Requirement]] = {extra: [] for extra in ("", *(about.get_all("Provides-Extra") or []))}
+    for requirement in asked:
+        marker = requirement.marker
+        extra = next((e for e in groups if marker is None or marker.evaluate({"extra": e})), None)
+        if extra is not None:  # else it is for another system or Python
+            groups[extra].append(Requirement(str(requirement).partition(";")[0]))
+    return groups
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _data(arguments: argparse.Namespace) -> int:

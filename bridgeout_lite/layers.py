@@ -29,6 +29,8 @@ class Sparseout(nn.Module):
         gradient: ``"exact"``, or ``"constant"``, which treats the noise factor :math:`|x|^{q/2-1}\xi` as a constant, as
             the released backward does: the penalty pulls 2/q times as strongly.
         shared: a dimension along which all elements get the same noise, such as time. By default each has its own.
+        matched: p is that of q = 2: at any other q it is set batch by batch so that the noise has the same power,
+            relative to its input.
 
     Shape: any; the output has the shape, dtype and device of the input.
 
@@ -52,17 +54,25 @@ class Sparseout(nn.Module):
         form: str = "odd",
         gradient: str = "exact",
         shared: int | None = None,
+        matched: bool = False,
     ) -> None:
         super().__init__()
         self.p, self.q = check_noise(p, q, form, gradient)
-        self.form, self.gradient, self.shared = form, gradient, shared
+        self.form, self.gradient, self.shared, self.matched = form, gradient, shared, matched
 
     def forward(self, x: Tensor) -> Tensor:
-        return sparseout(x, self.p, self.q, self.training, form=self.form, gradient=self.gradient, shared=self.shared)
+        p = self._matched_p(x.detach()) if self.matched and self.training else self.p
+        return sparseout(x, p, self.q, self.training, form=self.form, gradient=self.gradient, shared=self.shared)
+
+    def _matched_p(self, x: Tensor) -> float:
+        on = x[x != 0].float().abs()  # |0|^q is 0 here, whatever q
+        power = on.pow(self.q).sum().item()
+        odds = self.p / (1 - self.p) * on.square().sum().item() / power if power else 0.0
+        return odds / (1 + odds)
 
     def extra_repr(self) -> str:
         knobs = f"p={self.p:g}, q={self.q:g}, form={self.form!r}, gradient={self.gradient!r}"
-        return knobs if self.shared is None else f"{knobs}, shared={self.shared}"
+        return knobs + f", shared={self.shared}" * (self.shared is not None) + ", matched=True" * self.matched
 
 
 class Bridgeout(nn.Module):
@@ -180,6 +190,7 @@ def attach_sparseout(
     form: str = "odd",
     gradient: str = "exact",
     shared: int | None = None,
+    matched: bool = False,
     where: Where | None = None,
 ) -> nn.Module:
     """Pass the output of chosen modules through a :class:`Sparseout` layer, which becomes their submodule
@@ -192,6 +203,7 @@ def attach_sparseout(
         form: ``"odd"``, as released, or ``"even"``; see :class:`Sparseout`.
         gradient: ``"exact"``, or ``"constant"`` as the released backward; see :class:`Sparseout`.
         shared: a dimension along which all elements get the same noise, such as time. By default each has its own.
+        matched: p is that of q = 2, whatever q is; see :class:`Sparseout`.
         where: ``where(name, module) -> bool`` picks the modules. Default: every nonlinearity.
 
     Raises:
@@ -211,7 +223,7 @@ def attach_sparseout(
         if hasattr(module, "sparseout"):
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
     for _, module in picked:
-        layer = Sparseout(p, q, form=form, gradient=gradient, shared=shared)
+        layer = Sparseout(p, q, form=form, gradient=gradient, shared=shared, matched=matched)
         module.add_module("sparseout", layer.train(module.training))
         module._bridgeout_hook = module.register_forward_hook(_through_sparseout)  # type: ignore[assignment]
     return model

@@ -87,6 +87,16 @@ def vgg(
     return _initialised(nn.Sequential(layers))
 
 
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution that leaves out pixels itself, in place of a stride. With a stride and fewer than 8 channels
+    torch calls a kernel of oneDNN that writes beyond its memory in the backward pass, on processors with AVX2 and no
+    AVX-512: a crash with one thread, wrong gradients with more (uxlfoundation/oneDNN issue 6035)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 class ResidualBlock(nn.Module):
     """conv1 - norm1 - relu1 - conv2 - norm2, then the input is added and relu2 applied. Where the shape changes the
     input goes through ``shortcut``, a 1x1 convolution with BatchNorm. The filters of conv1 stand alone; those of
@@ -101,7 +111,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(after)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or stride != 1:
-            projection = {"conv": nn.Conv2d(before, after, 1, stride), "norm": nn.BatchNorm2d(after)}
+            projection = {"conv": Shortcut(before, after, 1, stride), "norm": nn.BatchNorm2d(after)}
             self.shortcut = nn.Sequential(OrderedDict(projection))
         self.relu2 = nn.ReLU()
 
@@ -126,7 +136,7 @@ class WideBlock(nn.Module):
         self.conv2 = nn.Conv2d(after, after, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or stride != 1:
-            self.shortcut = nn.Conv2d(before, after, 1, stride)
+            self.shortcut = Shortcut(before, after, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv1(self.relu1(self.norm1(x)))

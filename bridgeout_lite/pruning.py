@@ -140,7 +140,7 @@ def recalibrate_batchnorm(
     batches: int = BATCHES,
     *,
     batch_size: int = 128,
-    flip: bool | str = Recipe.flip,
+    flip: bool = True,
     crop: int = Recipe.crop,
     seed: int = 0,
 ) -> nn.Module:

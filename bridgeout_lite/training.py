@@ -37,7 +37,7 @@ VIEWS = ("one", "flip", "shift")
 
 
 # What a recipe's spec leaves out at these values.
-_LATER: dict[str, Any] = {"label_smoothing": 0.0, "bias_lr": 1.0}
+OMITTED_DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "bias_lr": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Recipe:
         """The recipe as JSON values, for the spec of an experiment. What was added to recipes later is left out where
         it changes nothing, so that older records keep their fingerprints."""
         fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-        return {k: v for k, v in fields.items() if k not in _LATER or v != _LATER[k]}
+        return {k: v for k, v in fields.items() if k not in OMITTED_DEFAULTS or v != OMITTED_DEFAULTS[k]}
 
 
 @dataclasses.dataclass(frozen=True)

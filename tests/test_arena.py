@@ -106,8 +106,8 @@ def test_no_runs_are_said_to_be_none(function, frame):
 
 def test_a_record_names_the_data_it_was_made_of():
     images = bl.load_images("digits", train=256, valid=100, test=100)
-    with pytest.raises(ValueError, match="asks for 'cifar10' but the images given are 'digits'"):
-        arena.run_arena(ArenaExperiment(**TINY | {"dataset": "cifar10"}), images, progress=False)
+    with pytest.raises(ValueError, match="asks for 'cifar10' but the data given is 'digits'"):
+        ArenaExperiment(**TINY | {"dataset": "cifar10"}).run(images, progress=False)
 
 
 def test_a_run_repeats_to_the_bit(records):

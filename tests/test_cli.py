@@ -5,8 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -35,26 +39,67 @@ def failed(capsys, code, status=1):
 # --- doctor, data -----------------------------------------------------------------------------------------------------
 
 
-def test_doctor(capsys, offline):
+@pytest.fixture
+def asks(monkeypatch):
+    """``asks(*lines)``: the installed package's metadata ask for these; "; extra == ..." as pip writes it."""
+
+    def ask(*lines):
+        about = Message()
+        for extra in ("book", "cluster"):
+            about["Provides-Extra"] = extra
+        for line in lines:
+            about["Requires-Dist"] = line
+        monkeypatch.setattr(cli, "metadata", lambda name: about)
+
+    return ask
+
+
+def test_doctor(capsys, offline, asks):
+    asks("torch>=2.4", 'pandas>=2; extra == "book"', 'no-such-package; extra == "cluster"')
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert out.endswith("all is well\n") and f"torch {torch.__version__}" in out and "Python 3." in out
+    assert out.endswith("all is well\n") and f"    torch {torch.__version__}\n" in out and "Python 3." in out
+    assert f"  [book]\n    pandas {pd.__version__}\n  [cluster]\n    no-such-package missing" in out
     assert "device: " in out and "downloads are off" in out and str(offline) in out
 
 
-def test_doctor_names_each_problem_and_its_cure(capsys, monkeypatch):
+def test_doctor_reads_the_metadata_of_the_package(monkeypatch):
+    try:
+        groups = cli._requirements()
+    except RuntimeError:
+        pytest.skip("the package is not installed here")
+    assert {"torch", "numpy"} <= {requirement.name for requirement in groups[""]}
+
+
+def test_doctor_names_each_problem_and_its_cure(capsys, monkeypatch, asks):
     from bridgeout_lite import tv_compat
 
     def broken():
         raise ImportError("no such library")
 
     monkeypatch.setattr(tv_compat, "import_torchvision", broken)
-    monkeypatch.setattr(cli, "_NEEDED", (*cli._NEEDED, "no-such-package"))
+    asks(
+        "torch>=2.4",
+        "numpy>=99",
+        'pandas>=2; extra == "book"',
+        'no-such-package; extra == "book"',
+        'windows-only>=3; sys_platform == "no such system" and extra == "book"',
+    )
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "problem: no-such-package is not installed: pip install -r requirements.txt\n" in out
+    assert f"    numpy {np.__version__}, wanted numpy>=99\n" in out and "windows-only" not in out
+    assert 'problem: the layers need numpy>=99: pip install "numpy>=99"\n' in out
+    assert 'problem: the chapters need no-such-package: pip install "no-such-package"\n' in out
     assert "problem: torchvision does not import (no such library): install the pair of requirements.txt\n" in out
-    assert out.endswith("2 problem(s)\n")
+    assert out.endswith("3 problem(s)\n")
+
+
+def test_doctor_where_the_package_is_not_installed(capsys, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "metadata", missing)
+    assert "bridgeout_lite is not installed: pip install --no-deps -e ." in failed(capsys, main(["doctor"]))
 
 
 @pytest.mark.parametrize("name", ["digits", "python-manual", "auto"])

@@ -22,7 +22,6 @@ from bridgeout_lite.studies.evolution import (
     cluster_probability,
     cut,
     lineages_frame,
-    run_evolution,
     stress_moments,
     survivors,
     synthesize,
@@ -384,7 +383,7 @@ def test_channels_that_cannot_be_removed(picks, says):
 
 def test_a_lineage_shrinks_and_is_recorded(digits):
     experiment = dataclasses.replace(QUICK, controls=evolution.CONTROLS)
-    record = run_evolution(experiment, digits, device="cpu", progress=False)
+    record = experiment.run(digits, device="cpu", progress=False)
     json.dumps(dataclasses.asdict(record), allow_nan=False)
     rows, controls = record.metrics["generations"], record.metrics["controls"]
     assert [row["generation"] for row in rows] == [0, 1, 2] and list(controls) == list(evolution.CONTROLS)
@@ -407,13 +406,13 @@ def test_a_lineage_shrinks_and_is_recorded(digits):
 @pytest.mark.parametrize("changes", [{"stress": 0.5}, {"inherit": False}, {"model": "smallcnn-plain"}])
 def test_other_lineages_run_and_repeat(digits, changes):
     experiment = dataclasses.replace(QUICK, generations=1, **changes)
-    first, second = (run_evolution(experiment, digits, device="cpu", progress=False) for _ in range(2))
+    first, second = (experiment.run(digits, device="cpu", progress=False) for _ in range(2))
     assert first.metrics == second.metrics and first.spec == experiment.spec
 
 
 def test_an_interrupted_lineage_goes_on_to_the_same_result(digits, tmp_path):
     experiment = dataclasses.replace(QUICK, generations=1, stress=0.5, controls=("gradual", "scratch"))
-    whole = run_evolution(experiment, digits, device="cpu", progress=False)
+    whole = experiment.run(digits, device="cpu", progress=False)
 
     class Stop(Exception):
         pass
@@ -432,18 +431,18 @@ def test_an_interrupted_lineage_goes_on_to_the_same_result(digits, tmp_path):
     trained = []
     for count in (2, 2):  # each call trains two epochs more and is then stopped
         with pytest.raises(Stop):
-            run_evolution(experiment, digits, on_epoch=stop_after(count), **options)
+            experiment.run(digits, on_epoch=stop_after(count), **options)
         trained.append(len(list(tmp_path.iterdir())))
     assert trained[1] > trained[0] >= 1
     rows = []
-    record = run_evolution(experiment, digits, on_epoch=rows.append, **options)
+    record = experiment.run(digits, on_epoch=rows.append, **options)
     assert record.metrics == whole.metrics and list(tmp_path.iterdir()) == []
     assert len(rows) < 2 + 1 + 2, "what was trained before is not trained again"
 
 
 def test_data_of_another_name(digits):
-    with pytest.raises(ValueError, match="asks for 'cifar10' but the images given are 'digits'"):
-        run_evolution(dataclasses.replace(QUICK, dataset="cifar10"), digits)
+    with pytest.raises(ValueError, match="asks for 'cifar10' but the data given is 'digits'"):
+        dataclasses.replace(QUICK, dataset="cifar10").run(digits)
 
 
 @pytest.mark.parametrize(
@@ -478,7 +477,7 @@ def test_specs_tell_experiments_apart():
 
 
 def test_a_teacher_is_known_and_its_runs_repeat():
-    units, x, y = TEACHER.data()
+    units, x, y = TEACHER.load()[:3]
     assert torch.allclose(units @ units.T, torch.eye(2), atol=1e-5) and len(x) == len(y) == 400
     model = TEACHER.student()
     with torch.no_grad():  # two units of the teacher, and nothing else
@@ -502,7 +501,7 @@ def test_selection_by_hand():
     model = TEACHER.student()
     with torch.no_grad():
         model[0].weight.fill_(0.1)
-        model[0].weight[:2] = TEACHER.data()[0][:, :, None, None]
+        model[0].weight[:2] = TEACHER.load()[:3][0][:, :, None, None]
     chances = TEACHER.selection(model)
     others = cluster_probability(model[0].weight)[2:].mean().item()
     assert chances["exp"][1] == pytest.approx(0.9 * others) and chances["exp"][0] > chances["exp"][1]
@@ -510,7 +509,7 @@ def test_selection_by_hand():
     kept = (2 * chances["exp"][0] + 6 * chances["exp"][1]) / 8
     assert chances["random"] == pytest.approx([kept, kept])
     with torch.no_grad():
-        model[0].weight[:] = TEACHER.data()[0][:1, :, None, None]
+        model[0].weight[:] = TEACHER.load()[:3][0][:1, :, None, None]
     assert TEACHER.selection(model) is None
 
 

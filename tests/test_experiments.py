@@ -6,15 +6,17 @@ import itertools
 import json
 import math
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe
+from bridgeout_lite import Experiment, Recipe, Store, training
 from bridgeout_lite.modules import capture_activations
 from bridgeout_lite.runs.records import fingerprint, rounded
+from bridgeout_lite.studies import SWEEPS
 from bridgeout_lite.studies import images as experiments
 from bridgeout_lite.studies.activations.measures import measure_activations
 from bridgeout_lite.studies.images import run
@@ -44,21 +46,33 @@ def untimed(record):
 
 def test_the_spec_is_complete():
     assert set(QUICK.spec) == {f.name for f in dataclasses.fields(Experiment)} - set(bl.runs.records.OMITTED_DEFAULTS)
-    assert set(QUICK.spec["recipe"]) == {f.name for f in dataclasses.fields(Recipe)}
+    assert set(QUICK.spec["recipe"]) == {f.name for f in dataclasses.fields(Recipe)} - set(training.OMITTED_DEFAULTS)
     spec = json.loads(json.dumps(QUICK.spec))
     assert spec == QUICK.spec and fingerprint(spec) == fingerprint(QUICK.spec)
     recipe = Recipe(**spec.pop("recipe"))
     assert Experiment(**spec, recipe=recipe) == QUICK  # nothing else is needed to run it again
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_what_is_recorded_is_found_again(name):
+    path = Path(__file__).parents[1] / "results" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip("nothing is recorded of this sweep")
+    assert Store(path).keys() <= {fingerprint(e.spec) for e in SWEEPS[name]()}
+
+
 def test_later_knobs_leave_older_fingerprints_alone():
     old = next(iter(bl.notebook.results("activation-grid")))
     recipe = Recipe(**old.spec["recipe"])
     assert Experiment(**{**old.spec, "recipe": recipe}).spec == old.spec
-    later = Experiment(cut=0.5, measures=("pruning",), target="filters", target_fraction=0.5)
-    spec = dict(later.spec)
-    assert set(bl.runs.records.OMITTED_DEFAULTS) <= set(spec)
-    assert Experiment(**{**spec, "recipe": Recipe(**spec["recipe"])}) == later
+    later = [
+        Experiment(cut=0.5, measures=("pruning",), target="filters", target_fraction=0.5, test=100),
+        Experiment(method="l1", p=0.0, strength=1e-4),
+        Experiment(place="last", matched=True),
+    ]
+    assert set(bl.runs.records.OMITTED_DEFAULTS) <= {name for experiment in later for name in experiment.spec}
+    for experiment in later:
+        assert Experiment(**{**experiment.spec, "recipe": Recipe(**experiment.spec["recipe"])}) == experiment
 
 
 CHANGES = {
@@ -77,6 +91,7 @@ CHANGES = {
     "target": "filters",
     "cut": 0.5,
     "measures": ("activations", "pruning"),
+    "test": 64,
 }
 RECIPE_CHANGES = {
     "epochs": 3,
@@ -91,6 +106,8 @@ RECIPE_CHANGES = {
     "crop": 0,
     "clip": 1.0,
     "precision": "auto",
+    "label_smoothing": 0.1,
+    "bias_lr": 2.0,
 }
 
 
@@ -98,9 +115,11 @@ def test_every_knob_changes_the_fingerprint():
     changed = [dataclasses.replace(QUICK, **{k: v}) for k, v in CHANGES.items()]
     recipes = [dataclasses.replace(RECIPE, **{k: v}) for k, v in RECIPE_CHANGES.items()]
     changed += [dataclasses.replace(QUICK, recipe=r) for r in recipes]
-    assert {*CHANGES, "recipe"} - set(bl.runs.records.OMITTED_DEFAULTS) <= set(QUICK.spec) and set(
-        RECIPE_CHANGES
-    ) <= set(QUICK.spec["recipe"])
+    changed += [dataclasses.replace(QUICK, method="l1", strength=s) for s in (1e-4, 1e-3)]
+    noise = dataclasses.replace(QUICK, method="sparseout", p=0.15)
+    changed += [noise, dataclasses.replace(noise, place="last"), dataclasses.replace(noise, matched=True)]
+    assert {*CHANGES, "recipe"} - set(bl.runs.records.OMITTED_DEFAULTS) <= set(QUICK.spec)
+    assert set(RECIPE_CHANGES) - set(training.OMITTED_DEFAULTS) <= set(QUICK.spec["recipe"])
     assert len({fingerprint(e.spec) for e in [QUICK, *changed]}) == 1 + len(changed)
 
 
@@ -114,6 +133,9 @@ def test_whole_numbers_are_numbers():
     ("knobs", "words"),
     [
         ({"method": "dropin"}, ("method", "'dropin'", "none", "sparseout", "bridgeout", "dropout")),
+        ({"method": "none", "place": "last"}, ("place", "'sparseout'", "'none'")),
+        ({"place": "first"}, ("place", "'first'", "all", "last")),
+        ({"method": "none", "strength": 0.1}, ("strength", "'l1'", "'none'", "0.1")),
         ({"method": "dropout", "q": 1.5}, ("dropout", "q = 2", "1.5", "sparseout")),
         ({"target_fraction": 1.5}, ("target_fraction", "1.5", "<= 1")),
         ({"target": "rows"}, ("target", "'rows'", "kernels", "filters")),
@@ -281,3 +303,25 @@ def test_activation_maps_keep_the_first_channels_and_exact_zeros(images):
         assert ((levels == 0) == (out == 0).numpy()).all()
         error = out.numpy() - layer["top"] * levels / 15
         assert (error <= 1e-5).all() and (error >= -layer["top"] / 15 - 1e-5).all()
+
+
+# --- noise in other places and at matched power -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "place"), [("airnet", "flatten"), ("smallcnn", "relu5"), ("resnet14", "flatten")])
+def test_noise_on_the_last_features_sits_before_the_classifier(model, place):
+    experiment = Experiment(model=model, p=0.2, q=1.0, place="last")
+    network = experiment.attach(bl.build_model(model, width=0.25))
+    noisy = [name for name, module in network.named_modules() if hasattr(module, "sparseout")]
+    assert noisy == [place]
+
+
+@pytest.mark.parametrize("q", [1.0, 2.0, 3.0])
+def test_matched_noise_has_the_power_of_dropout(q):
+    x = torch.rand(400, 500, generator=torch.Generator().manual_seed(0)) * 3
+    x[x < 1] = 0.0
+    layer = bl.Sparseout(0.2, q, matched=True).train()
+    torch.manual_seed(0)
+    noise = layer(x) - x
+    assert (noise.square().mean() / x.square().mean()).item() == pytest.approx(0.25, rel=0.02)
+    assert layer.eval()(x) is x and torch.equal(layer.train()(torch.zeros(3)), torch.zeros(3))

@@ -472,7 +472,7 @@ def test_the_sweep_has_three_seeds_of_everything():
 
 
 def fabricated(dataset, q, seed, *, overlap=0.5, guided=0.6, lost=50.0, needed=2):
-    """A record as :func:`explain.run_explanation` makes it, with the numbers wanted."""
+    """A record as :func:`explain.ExplanationExperiment.run` makes it, with the numbers wanted."""
     quiet = {"method": "none", "p": 0.0} if q is None else {"p": explain.SWEPT_P, "q": q}
     mu = 10.0 if dataset == "cifar10" else 5.0
     spec = explain.ExplanationExperiment(dataset, seed=seed, mu=mu, **quiet).spec
@@ -596,5 +596,5 @@ def test_a_prediction_that_fails_leaves_the_modes_as_they_were():
 
 
 def test_images_of_another_name_are_refused(digits):
-    with pytest.raises(ValueError, match="asks for 'flowers-single-6c' but the images given are 'digits'"):
-        explain.run_explanation(explain.ExplanationExperiment(), digits)
+    with pytest.raises(ValueError, match="asks for 'flowers-single-6c' but the data given is 'digits'"):
+        explain.ExplanationExperiment().run(digits)

@@ -20,7 +20,6 @@ from bridgeout_lite.studies.feature_flow import (
     measure_layers,
     measure_paths,
     removable_blocks,
-    run_flow,
     setting,
     weakest_blocks,
     without_blocks,
@@ -153,8 +152,8 @@ def test_an_experiment_says_what_is_wrong():
             FlowExperiment(**bad)
     assert fingerprint(FlowExperiment(length=1, norm=2).spec) == fingerprint(FlowExperiment(length=1.0).spec)
     images = bl.load_images("digits", train=64, valid=32, test=32)
-    with pytest.raises(ValueError, match="asks for 'cifar10' but the images given are 'digits'"):
-        run_flow(FlowExperiment(), images)
+    with pytest.raises(ValueError, match="asks for 'cifar10' but the data given is 'digits'"):
+        FlowExperiment().run(images)
 
 
 def test_the_sweep_and_the_names_of_its_settings():
@@ -174,7 +173,7 @@ def test_a_run_is_recorded_and_read(tmp_path, monkeypatch):
     wanted = [FlowExperiment(**common), FlowExperiment(length=0.01, **common)]
     records = bl.sweep(wanted, tmp_path / "flow.jsonl", progress=False, device="cpu")
     assert [r.spec for r in Store(tmp_path / "flow.jsonl")] == [e.spec for e in wanted]
-    again = run_flow(wanted[1], bl.load_images("digits", train=64, valid=32, test=32), device="cpu", progress=False)
+    again = wanted[1].run(bl.load_images("digits", train=64, valid=32, test=32), device="cpu", progress=False)
     assert again.metrics == records[1].metrics, "the same bits"
     runs = flow_runs(records)
     assert list(runs["setting"]) == ["no penalty, 1 epoch", "length 0.01"] and runs["length"].gt(0).all()

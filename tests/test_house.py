@@ -9,11 +9,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "book"))
+import address  # noqa: E402
+
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 FLOORS = {
@@ -27,6 +33,7 @@ FLOORS = {
     "tv_compat": 0,
     "layers": 1,
     "text": 1,
+    "search": 1,
     "theory": 1,
     "flowers": 1,
     "models": 2,
@@ -42,7 +49,10 @@ FLOORS = {
     "evolution": 6,
     "experiments": 6,
     "featureflow": 6,
+    "mechanisms": 6,
     "runner": 6,
+    "activations_few": 7,
+    "pruning_few": 7,
     "sweeps": 7,
     "figures": 7,
     "ledger": 7,
@@ -98,13 +108,44 @@ def test_chapter_has_its_parts(path):
 
 
 def test_every_address_is_that_of_the_configuration():
-    owner = re.search(r"url: https://github.com/(\S+)", (ROOT / "_config.yml").read_text())[1]
-    files = [*CHAPTERS, ROOT / "README.md", *(ROOT / "book").glob("*.md")]
-    for path in files:
+    owner = address.configured()
+    for path in (path for pattern in address.SOURCES for path in ROOT.glob(pattern)):
         for found in re.findall(r"github(?:\.com)?/([\w-]+/[\w-]+)(?=[/\s\"\\)`&]|$)", path.read_text()):
-            assert found == owner, f"{path.name}: {found}"
+            assert found == owner, f"{path.name}: {found}; `python book/address.py` writes it everywhere"
     for path in CHAPTERS:
         assert f"colab.research.google.com/github/{owner}/blob/main/notebooks/{path.name}" in path.read_text()
+
+
+def test_a_fork_has_its_own_address(monkeypatch):
+    owner = address.configured()
+    monkeypatch.setenv("BRIDGEOUT_REPOSITORY", "you/fork.two")
+    assert address.repository() == "you/fork.two"
+    for path in (path for pattern in address.SOURCES for path in ROOT.glob(pattern)):
+        text = address.renamed(path.read_text(), "you/fork.two")
+        assert owner not in text and not re.search(r"\bcd book\b", text), path.name
+    assert address.renamed("github.com/najeebkhan/book", "you/fork") == "github.com/najeebkhan/book"
+    monkeypatch.setenv("BRIDGEOUT_REPOSITORY", "https://github.com/you/fork")
+    with pytest.raises(ValueError, match="must be owner/name"):
+        address.repository()
+
+
+def test_pages_lead_to_the_address_that_is_wanted(tmp_path):
+    """A book of one page and one notebook, built by Sphinx with our extension."""
+    link = f"[open](https://colab.research.google.com/github/{address.configured()}/blob/main/x.ipynb)"
+    (tmp_path / "index.md").write_text(f"# Title\n\n{link}\n\n```{{toctree}}\nchapter\n```\n")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# Chapter\n\n{link}")])
+    nbformat.write(notebook, tmp_path / "chapter.ipynb")
+    settings = "-D extensions=myst_nb,address -D nb_execution_mode=off -D html_theme=basic"
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-C", *settings.split(), ".", "html"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "book"), "BRIDGEOUT_REPOSITORY": "you/fork"},
+        check=True,
+        timeout=300,
+    )
+    for page in ("index.html", "chapter.html"):
+        text = (tmp_path / "html" / page).read_text()
+        assert "github/you/fork/blob" in text and address.configured() not in text, page
 
 
 def test_vendored_files_are_what_they_were():
@@ -175,6 +216,17 @@ def test_make_book_forgets_executions_when_their_inputs_change(tmp_path):
     records.write_text("two\n")
     assert not is_kept("digits") and is_kept("digits")
     assert not is_kept("cifar10") and is_kept("cifar10")
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    called = r"(?:\$\(BIN\)|\.venv/bin)/([\w-]+(?: (?:check|format))?)|(node --check)"
+    linted, hooked = (
+        {"".join(found) for found in re.findall(called, text)}
+        for text in (recipe, "\n".join(hook["entry"] for hook in hooks))
+    )
+    assert linted == hooked >= {"ruff check", "ruff format", "mypy", "codespell", "node --check"}
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)

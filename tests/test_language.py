@@ -20,7 +20,6 @@ from bridgeout_lite.studies.language import (
     fit_language,
     is_noise_place,
     measure_hidden,
-    run_language,
     sample,
 )
 from bridgeout_lite.text import Corpus, tokenize
@@ -359,7 +358,7 @@ def test_a_record_says_all(name):
     assert metrics["test_perplexity"] == pytest.approx(math.exp(metrics["test_loss"]), rel=1e-4)
     assert metrics["layers"] and isinstance(metrics["sample"], str) and metrics["parameters"] > 0
     assert record.provenance["data"] == "python-manual" and record.provenance["data_checksum"]
-    again = run_language(experiment, language.load_tokens(experiment), device="cpu", progress=False)
+    again = experiment.run(experiment.load(), device="cpu", progress=False)
     assert again.metrics == metrics
 
 
@@ -382,7 +381,7 @@ def test_experiments_that_cannot_be(bad):
 
 def test_tokens_of_another_text(tokens):
     with pytest.raises(ValueError, match="asks for 'python-manual' but the tokens given are 'verse'"):
-        run_language(SMALL, tokens, device="cpu", progress=False)
+        SMALL.run(tokens, device="cpu", progress=False)
 
 
 def test_the_sweep_names_every_run_once():

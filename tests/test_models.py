@@ -10,9 +10,9 @@ from refusals import refused
 from torch import Tensor, nn
 
 import bridgeout_lite as bl
-from bridgeout_lite.models import MODELS, ResidualBlock, WideBlock
+from bridgeout_lite.models import MODELS, ResidualBlock, Shortcut, WideBlock
 
-STUDY = [name for name in MODELS if not name.startswith("smallcnn")]  # the networks of the pruning study
+STUDY = [name for name in MODELS if not name.startswith(("smallcnn", "airnet"))]  # the networks of the pruning study
 RESIDUAL = [name for name in STUDY if not name.startswith("vgg")]
 
 
@@ -334,3 +334,15 @@ def test_an_unknown_name_gets_a_suggestion():
 )
 def test_bad_sizes(argument, bad):
     refused(lambda: bl.build_model("smallcnn", **{argument: bad}), f"{argument} must be a", f"got {bad!r}")
+
+
+def test_a_shortcut_is_the_convolution_with_its_stride():
+    """Its own subsampling keeps narrow networks away from a kernel that crashes (see Shortcut)."""
+    x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shortcut = Shortcut(4, 6, 1, 2).double()
+    x.requires_grad_()
+    grads = []
+    for out in (shortcut(x), torch.nn.functional.conv2d(x, shortcut.weight, shortcut.bias, 2)):
+        grads.append([out.detach(), *torch.autograd.grad(out.square().sum(), (x, shortcut.weight, shortcut.bias))])
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)

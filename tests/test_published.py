@@ -1,5 +1,6 @@
 """The published curves are those that were read from the published figures."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -27,6 +28,26 @@ def test_every_curve_is_there_and_plausible():
 def test_one_number_that_can_be_looked_up():
     frame = published.curve("vgg16", "cifar10", "bridgeout").set_index("amount")
     assert frame.loc[0.4, "accuracy"] == 87.533 and frame.loc[0.4, "error"] == 0.666
+
+
+def test_the_curves_are_what_they_were_and_every_number_has_its_source():
+    folder = Path(published.__file__).parent
+    checksum = hashlib.sha256((folder / "curves.csv").read_bytes()).hexdigest()
+    assert checksum == "c5426fdafb1e2a4509abb8aafaae369ebd009113d046d2a2652c05cc0ba58b85"
+    tables = sorted(path.stem for path in folder.glob("*.csv"))
+    for name in tables:
+        rows = published._rows(name)
+        assert rows and all(row["source"] and None not in row for row in rows), name
+    assert len(tables) == 8
+
+
+def test_what_is_calculated_from_published_numbers():
+    values = {what: [round(value, 2) for value in values] for what, _, values, _ in published.DERIVED}
+    assert values["HRank loses 0.09 points on ResNet-56, from 93.26 to 92.17 %"] == [-1.09]
+    assert [37.32, 44.39, 49.96, 0.21, -0.02, -0.37] in values.values()
+    assert published.resnet_counts("ResNet-56 pruned-A") == (769_466, 112_435_840)
+    with pytest.raises(ValueError, match=r"network must be one of 'ResNet-20', .*, got 'ResNet-18'"):
+        published.resnet_counts("ResNet-18")
 
 
 def test_the_numbers_are_those_that_were_read_from_the_figures():

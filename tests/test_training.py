@@ -987,3 +987,66 @@ def test_looking_at_an_experiment_draws_nothing():
     before = torch.random.get_rng_state()
     assert ArenaExperiment(width=0.3125, train=None, test=None).width == 0.3125
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# --- the fast recipe's knobs ------------------------------------------------------------------------------------------
+
+
+def test_alternating_flips_mirror_each_image_every_other_epoch():
+    first, second, third = (training._turned(1000, epoch, seed=3) for epoch in range(3))
+    assert torch.equal(first, ~second) and torch.equal(first, third) and 400 < first.sum() < 600
+    assert not torch.equal(first, training._turned(1000, 0, seed=4))
+    x = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    out = augment(x, torch.tensor([True, False]), 0)
+    assert torch.equal(out[0], x[0].flip(2)) and torch.equal(out[1], x[1])
+
+
+def test_label_smoothing_is_that_of_torch(digits):
+    model, x, y = build(), digits.normalize(digits.train.x[:32]), digits.train.y[:32]
+    recipe = dataclasses.replace(QUICK, label_smoothing=0.2)
+    loss = training._learn(model, recipe, "float32", None, x, y)[0]
+    assert loss.item() == pytest.approx(F.cross_entropy(model(x), y, label_smoothing=0.2).item(), rel=1e-5)
+
+
+def test_biases_have_a_learning_rate_and_the_same_decay():
+    model = build()
+    groups = training._groups(model, dataclasses.replace(QUICK, bias_lr=4.0))
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert all(p.dim() == 1 for p in groups[1]["params"]) and len(groups[1]["params"]) > 3
+    assert groups[1]["lr"] == 4 * QUICK.lr
+    assert groups[1]["lr"] * groups[1]["weight_decay"] == pytest.approx(QUICK.lr * QUICK.weight_decay)
+
+
+def test_views_at_test_time_are_means_of_answers(digits):
+    few = dataclasses.replace(digits, test=Split(digits.test.x[:20], digits.test.y[:20]))
+    model = build().eval()
+    x = few.normalize(few.test.x)
+    with torch.no_grad():
+        both = (model(x) + model(x.flip(3))) / 2
+        wide = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        corners = [(model(v) + model(v.flip(3))) / 2 for v in (wide[:, :, :32, :32], wide[:, :, 2:, 2:])]
+    for views, logits in (("flip", both), ("shift", both / 2 + (corners[0] + corners[1]) / 4)):
+        loss, accuracy = evaluate(model, few, "test", views=views)
+        assert loss == pytest.approx(F.cross_entropy(logits, few.test.y).item(), rel=1e-5)
+        assert accuracy == pytest.approx(100 * (logits.argmax(1) == few.test.y).float().mean().item())
+    with pytest.raises(ValueError, match="views"):
+        evaluate(model, few, "test", views="many")
+
+
+def test_what_is_watched_stands_in_the_history_and_changes_nothing(digits):
+    def watch(model):
+        assert not model.training
+        torch.rand(3)  # even if it draws
+        return {"norm": model.conv1.weight.norm().item()}
+
+    plain, watched = build(sparseout=(0.2, 1.0)), build(sparseout=(0.2, 1.0))
+    first = train(plain, digits)
+    second = train(watched, digits, watch=watch)
+    assert same_bits(plain, watched) and list(second.frame["norm"].diff()[1:]) != [0.0, 0.0]
+    assert same_history(first, bl.History(second.frame.drop(columns="norm"), second.precision, second.device))
+
+
+@pytest.mark.parametrize("wrong", [{"flip": "often"}, {"label_smoothing": 1.0}, {"bias_lr": 0.0}])
+def test_later_knobs_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**wrong)

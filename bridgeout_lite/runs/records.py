@@ -25,6 +25,10 @@ OMITTED_DEFAULTS: dict[str, Any] = {
     "target": "kernels",
     "cut": 0.0,
     "measures": ["activations"],
+    "test": None,
+    "strength": 0.0,
+    "place": "all",
+    "matched": False,
 }
 
 

@@ -1,45 +1,52 @@
 """From an experiment to a record: build, attach, train, measure."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_exponent, check_fraction, check_probability
-from ..data import IMAGE_SETS, Images, kept_images, load_images
+from ..checks import check_choice, check_exponent, check_fraction, check_positive, check_probability
+from ..data import IMAGE_SETS, Images, kept_images
 from ..layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
-from ..models import MODELS, build_model
+from ..models import MODELS
+from ..modules import Where
 from ..noise import FORMS, GRADIENTS, TARGETS
 from ..pruning import remove_filters
-from ..runs.provenance import provenance
-from ..runs.records import OMITTED_DEFAULTS, Record, rounded
-from ..training import Recipe, check_images, evaluate, fit, pick_device
+from ..rivals.penalties import L1
+from ..runs.records import OMITTED_DEFAULTS, Record
+from ..training import VIEWS, Recipe, evaluate, fit
 from .activations.measures import MEASURED_IMAGES, activation_maps, measure_activations
+from .experiment import ImageExperiment, Run, accuracies, columns
 from .pruning.curves import dropout_places, measure_latency, measure_pruning
 
-METHODS = ("none", "sparseout", "bridgeout", "dropout")
-MEASURES = ("activations", "pruning")
+METHODS = ("none", "sparseout", "bridgeout", "dropout", "l1")
+PLACES = ("all", "last")
+MEASURES = ("activations", "pruning", "train", "views")
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(ImageExperiment):
     """One run, fully described.
 
     Attributes:
-        dataset, train, valid: as for :func:`bridgeout_lite.load_images` (the split itself is always that of seed 0).
+        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images` (the split itself is always that of
+            seed 0).
         model, width: as for :func:`bridgeout_lite.build_model`.
-        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution) or "dropout"
-            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`).
-        p, q, form, gradient: of the noise. form None is the method's default.
-        recipe: of the training. seed: of the initial weights, the order of the images and the noise.
+        method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution), "dropout"
+            (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`) or "l1" (``strength``
+            times the sum of the magnitudes of all convolutions' weights).
+        p, q, form, gradient: the noise; form defaults to the method's own.
+        recipe: the training.
+        seed: seeds the initial weights, the order of the images and the noise.
         target_fraction, target: of Bridgeout.
         cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
-        measures: what is measured beside accuracy, of "activations" and "pruning".
+        place: of Sparseout, "all" or "last": on the features that the classifier reads.
+        matched: whether Sparseout's p is that of q = 2, see :class:`bridgeout_lite.Sparseout`.
+        measures: what is measured beside accuracy, of ``MEASURES``.
     """
 
     dataset: str = "cifar10"
@@ -58,6 +65,12 @@ class Experiment:
     target: str = "kernels"
     cut: float = 0.0
     measures: tuple[str, ...] = ("activations",)
+    test: int | None = None
+    strength: float = 0.0
+    place: str = "all"
+    matched: bool = False
+
+    OMITTED_DEFAULTS: ClassVar[dict[str, Any]] = OMITTED_DEFAULTS
 
     def __post_init__(self) -> None:
         check_choice(self.dataset, IMAGE_SETS, "dataset")
@@ -66,11 +79,8 @@ class Experiment:
         check_choice(self.gradient, GRADIENTS, "gradient")
         if self.form is not None:
             check_choice(self.form, FORMS, "form")
-        # 2 and 2.0 are one experiment and must have one fingerprint
-        object.__setattr__(self, "p", check_probability(self.p))
-        object.__setattr__(self, "q", check_exponent(self.q))
-        object.__setattr__(self, "width", float(self.width))
-        object.__setattr__(self, "target_fraction", check_fraction(self.target_fraction))
+        self._settle(p=check_probability(self.p), q=check_exponent(self.q), width=float(self.width))
+        self._settle(target_fraction=check_fraction(self.target_fraction))
         check_choice(self.target, TARGETS, "target")
         if self.method == "dropout" and self.q != 2:
             raise ValueError(f"dropout is q = 2, got q={self.q:g}: use method='sparseout' for another q")
@@ -78,27 +88,39 @@ class Experiment:
             raise ValueError(
                 f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
             )
-        object.__setattr__(self, "cut", float(self.cut))
+        self._settle(cut=float(self.cut), strength=check_positive(self.strength, "strength"))
+        if (self.strength > 0) != (self.method == "l1"):
+            raise ValueError(f"strength > 0 goes with method='l1', got {self.method!r}, strength={self.strength:g}")
+        check_choice(self.place, PLACES, "place")
+        if (self.place != "all" or self.matched) and self.method != "sparseout":
+            raise ValueError(f"place and matched go with method='sparseout', got {self.method!r}")
         for measure in self.measures:
             check_choice(measure, MEASURES, "measures")
-        object.__setattr__(self, "measures", tuple(self.measures))
+        self._settle(measures=tuple(self.measures))
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        spec = dataclasses.asdict(self)
-        spec["recipe"] = self.recipe.spec
-        spec["measures"] = list(self.measures)
-        return {k: v for k, v in spec.items() if k not in OMITTED_DEFAULTS or v != OMITTED_DEFAULTS[k]}
+    def load(self) -> Images:
+        """The images, kept by the process until other ones are needed."""
+        return kept_images(self.dataset, self.train, self.valid, self.test)
 
-    def run(self, **options: Any) -> Record:
-        """:func:`run` on this experiment's data, which a process keeps until it needs other data."""
-        return run(self, kept_images(self.dataset, self.train, self.valid), **options)
+    def on(self, data: Images) -> "Experiment":
+        """This experiment on these images; under "auto" it takes their name, since a record names its data."""
+        if self.dataset == "auto":
+            return dataclasses.replace(self, dataset=data.name)
+        super().on(data)
+        return self
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
         if self.method == "sparseout":
-            return attach_sparseout(model, self.p, self.q, form=self.form or "odd", gradient=self.gradient)
+            return attach_sparseout(
+                model,
+                self.p,
+                self.q,
+                form=self.form or "odd",
+                gradient=self.gradient,
+                matched=self.matched,
+                where=before_classifier(model) if self.place == "last" else None,
+            )
         if self.method == "dropout":
             return attach_sparseout(model, self.p, self.q, where=dropout_places(self.model))
         if self.method == "bridgeout":
@@ -113,6 +135,41 @@ class Experiment:
             )
         return model
 
+    def measure(self, images: Images, run: Run) -> dict[str, Any]:
+        """Train and measure.
+
+        Returns:
+            valid_accuracy, test_accuracy (%), valid_loss, test_loss (nats), history (one list per column). With the
+            measure "activations" also maps (see :func:`activation_maps`), and per layer hoyer, gini, zero_fraction, rms
+            over a batch of validation images, the same per image, noise_ratio and a histogram. With "pruning" also
+            pruning (see :func:`measure_pruning`) and, in the provenance, as times differ from run to run, latency (see
+            :func:`measure_latency`). With "train" also train_accuracy and train_loss, on images as they are; with
+            "views" views, the test accuracy by the views of :func:`bridgeout_lite.training.evaluate`.
+        """
+        model = self.build(images)
+        if self.cut:
+            model = remove_filters(model, self.cut, images.normalize(images.train.x[:1]).cpu())
+        self.attach(model)
+        rival = L1(self.strength) if self.method == "l1" else None
+        history = run.train(fit, model, images, self.recipe, seed=self.seed, regulariser=rival)
+        detach_bridgeout(detach_sparseout(model))
+        metrics: dict[str, Any] = accuracies(model, images, history.precision)
+        metrics["history"] = columns(history, "train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+        if "activations" in self.measures:
+            metrics["layers"] = measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), self.q)
+            metrics["maps"] = activation_maps(model, images)
+        if "train" in self.measures:
+            loss, accuracy = evaluate(model, images, "train", precision=history.precision)
+            metrics |= {"train_loss": loss, "train_accuracy": accuracy}
+        if "views" in self.measures:
+            metrics["views"] = {
+                views: evaluate(model, images, "test", precision=history.precision, views=views)[1] for views in VIEWS
+            }
+        if "pruning" in self.measures:
+            metrics["pruning"] = measure_pruning(model, images, self.q, precision=history.precision, seed=self.seed)
+            run.origin["latency"] = measure_latency(model, images)
+        return metrics
+
 
 def run(
     experiment: Experiment,
@@ -126,61 +183,21 @@ def run(
     """Train one experiment and measure it. The test split is read once, after training.
 
     Args:
-        experiment: what to run. images: already loaded data of that name; None loads it.
+        experiment: what to run.
+        images: already loaded data of that name; defaults to loading it.
         device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
 
     Returns:
-        A :class:`~bridgeout_lite.runs.records.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss,
-        test_loss (nats), history (a column a list). With the measure "activations" also maps (see
-        :func:`activation_maps`), and per layer: hoyer, gini, zero_fraction, rms over a batch of validation images, the
-        same per image, noise_ratio and a histogram. With "pruning" also pruning (see
-        :func:`~bridgeout_lite.studies.pruning.curves.measure_pruning`), and in the provenance, as times differ from run
-        to run, latency (see :func:`~bridgeout_lite.studies.pruning.curves.measure_latency`).
+        A :class:`~bridgeout_lite.Record` with the metrics of :meth:`Experiment.measure`.
     """
-    where = pick_device(device)
-    if images is None:
-        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid)
-    if experiment.dataset == "auto":  # a record names its data
-        experiment = dataclasses.replace(experiment, dataset=images.name)
-    check_images(experiment, images)
-    images = images.to(where)
-    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
-    if experiment.cut:
-        model = remove_filters(model, experiment.cut, images.normalize(images.train.x[:1]).cpu())
-    experiment.attach(model)
-    history = fit(
-        model,
-        images,
-        experiment.recipe,
-        seed=experiment.seed,
-        device=where,
-        checkpoint=checkpoint,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
-    detach_bridgeout(detach_sparseout(model))
-    frame = history.frame
-    valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=history.precision)
-    test_loss, test_accuracy = evaluate(model, images, "test", precision=history.precision)
-    metrics = {
-        "valid_loss": valid_loss,
-        "valid_accuracy": valid_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-        "history": {k: frame[k].tolist() for k in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")},
-    }
-    if "activations" in experiment.measures:
-        measured = images.normalize(images.valid.x[:MEASURED_IMAGES])
-        metrics["layers"] = measure_activations(model, measured, experiment.q)
-        metrics["maps"] = activation_maps(model, images)
-    if "pruning" in experiment.measures:
-        metrics["pruning"] = measure_pruning(
-            model, images, experiment.q, precision=history.precision, seed=experiment.seed
-        )
-        origin["latency"] = measure_latency(model, images)
-    origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
-    return Record(experiment.spec, rounded(metrics), rounded(origin))
+    return experiment.run(images, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch)
+
+
+def before_classifier(model: nn.Module) -> Where:
+    """Picks the module whose output the module ``classifier`` of a chain of modules reads."""
+    names = [name for name, _ in model.named_children()]
+    last = names[names.index("classifier") - 1]
+    return lambda name, module: name == last
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:

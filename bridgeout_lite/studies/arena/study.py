@@ -9,10 +9,8 @@ nothing is trained again.
 
 import copy
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -20,18 +18,16 @@ from torch import Tensor, nn
 
 from ...checks import check_choice, check_exponent, check_fraction, check_positive, check_probability
 from ...cost import count, latencies
-from ...data import Images, kept_images
+from ...data import Images
 from ...layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
-from ...models import build_model
 from ...pruning import recalibrate_batchnorm, remove_filters
-from ...rivals import base, channels, gates, paths, penalties, proximal
-from ...rivals.base import Regulariser
+from ...rivals import channels, gates, paths, penalties, proximal
+from ...rivals.base import Regulariser, finish
 from ...rivals.channels import prune_to_budget
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
-from ...training import Recipe, check_experiment, check_images, evaluate, fit, pick_device
+from ...runs.records import Record
+from ...training import Recipe, evaluate, fit
+from ..experiment import ImageExperiment, Run, accuracies, columns
 from ..pruning.curves import dropout_places
-from . import study as arena
 
 # Shares of the filters: the operating points.
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)
@@ -106,7 +102,7 @@ SPLIT = {"sgl-" + kind.replace(" - ", " ").replace(" ", "-"): kind for kind in p
 
 
 @dataclasses.dataclass(frozen=True)
-class ArenaExperiment:
+class ArenaExperiment(ImageExperiment):
     """One run of the arena, fully described.
 
     Attributes:
@@ -136,28 +132,17 @@ class ArenaExperiment:
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=6))
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {"study": "arena"}
+
     def __post_init__(self) -> None:
-        check_experiment(self, needs=nn.BatchNorm2d)
+        self.check(needs=nn.BatchNorm2d)
         check_choice(self.method, (*CONTENDERS, "scratch"), "method")
-        object.__setattr__(self, "p", check_probability(self.p))
-        object.__setattr__(self, "q", check_exponent(self.q))
-        for name in ("strength", "cut"):
-            object.__setattr__(self, name, check_positive(getattr(self, name), name))
+        self._settle(p=check_probability(self.p), q=check_exponent(self.q))
+        self._settle(strength=check_positive(self.strength, "strength"), cut=check_positive(self.cut, "cut"))
         if self.method == "targeted":
             check_fraction(self.strength, "strength")
         if (self.cut > 0) != (self.method == "scratch") or self.cut >= 1:
             raise ValueError(f"cut goes with method='scratch', 0 < cut < 1; got {self.method!r}, cut={self.cut:g}")
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        spec = {"study": "arena"} | dataclasses.asdict(self)
-        spec["recipe"] = self.recipe.spec
-        return spec
-
-    def run(self, **options: Any) -> Record:
-        """:func:`run_arena` on this experiment's data, which a process keeps until it needs other data."""
-        return run_arena(self, kept_images(self.dataset, self.train, self.valid, self.test), **options)
 
     def attach(self, model: nn.Module, example_input: Tensor) -> Regulariser | None:
         """Attach the method to a model; what the training loop has to call, if anything."""
@@ -187,61 +172,38 @@ class ArenaExperiment:
         }
         return makers[self.method]() if self.method in makers else None
 
+    def measure(self, images: Images, run: Run) -> dict[str, Any]:
+        """Train the contender; choose its ranking on the validation images.
 
-def run_arena(
-    experiment: ArenaExperiment,
-    images: Images,
-    *,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Record:
-    """Train one contender and measure it. The test split is read once, after training and after every choice.
-
-    Args:
-        experiment: what to run. images: its data, which must have the name that it asks for.
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
-
-    Returns:
-        A record with the metrics history (a column a list); valid_accuracy and test_accuracy (%) of the trained network
-        as it is; zeros, shares of weights and of filters that are exactly 0; ranking, the one of ``RANKINGS`` that the
-        validation images prefer; points: for each ranking amount, macs, parameters and, by treatment, valid and test
-        accuracies (test only for the preferred one and the controls). In the provenance latency, the milliseconds of a
-        batch of 128 at each amount of the preferred ranking.
-    """
-    where = pick_device(device)
-    check_images(experiment, images)
-    images = images.to(where)
-    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    example = images.normalize(images.train.x[:1])
-    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
-    if experiment.cut:
-        model = remove_filters(model, experiment.cut, example.cpu())
-    model.to(where)
-    recipe = experiment.recipe
-    if experiment.method == "scratch":
-        recipe = dataclasses.replace(recipe, epochs=recipe.epochs + FINE_TUNING.epochs)
-    rival = experiment.attach(model, example)
-    options: dict[str, Any] = {"seed": experiment.seed, "device": where}
-    history = fit(
-        model, images, recipe, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, regulariser=rival, **options
-    )
-    detach_bridgeout(detach_sparseout(base.finish(model, rival)))
-    precision = history.precision
-    points, ranking = measure_points(model, images, experiment, precision)
-    frame = history.frame
-    metrics = {
-        "history": {k: frame[k].tolist() for k in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")},
-        "valid_accuracy": evaluate(model, images, "valid", precision=precision)[1],
-        "test_accuracy": evaluate(model, images, "test", precision=precision)[1],
-        "zeros": exact_zeros(model),
-        "ranking": ranking,
-        "points": points,
-    }
-    origin["latency"] = _latency(model, images, experiment, ranking)
-    origin |= {"precision": precision, "seconds": time.perf_counter() - started}
-    return Record(experiment.spec, rounded(metrics), rounded(origin))
+        Returns:
+            history; valid_accuracy and test_accuracy (%) of the trained network as it is; zeros, the shares of weights
+            and of filters that are exactly 0; ranking, the one of ``RANKINGS`` that the validation images prefer;
+            points: for each ranking amount, macs, parameters and, by treatment, valid and test accuracies (test only
+            for the preferred one and the controls). In the provenance latency, the milliseconds of a batch of 128 at
+            each amount of the preferred ranking.
+        """
+        example = images.normalize(images.train.x[:1])
+        model = self.build(images)
+        if self.cut:
+            model = remove_filters(model, self.cut, example.cpu())
+        model.to(run.device)
+        recipe = self.recipe
+        if self.method == "scratch":
+            recipe = dataclasses.replace(recipe, epochs=recipe.epochs + FINE_TUNING.epochs)
+        rival = self.attach(model, example)
+        history = run.train(fit, model, images, recipe, seed=self.seed, regulariser=rival)
+        detach_bridgeout(detach_sparseout(finish(model, rival)))
+        points, ranking = measure_points(model, images, self, history.precision)
+        run.origin["latency"] = _latency(model, images, self, ranking)
+        measured = accuracies(model, images, history.precision)
+        return {
+            "history": columns(history, "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"),
+            "valid_accuracy": measured["valid_accuracy"],
+            "test_accuracy": measured["test_accuracy"],
+            "zeros": exact_zeros(model),
+            "ranking": ranking,
+            "points": points,
+        }
 
 
 def exact_zeros(model: nn.Module) -> dict[str, float]:
@@ -384,8 +346,8 @@ def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
             row |= {"setting": setting(spec), "seed": spec["seed"], "ranking": ranking}
             own = ranking == metrics["ranking"]
             for treatment in [t for t in TREATMENTS if t in points]:
-                for split, accuracies in points[treatment].items():
-                    for k, accuracy in enumerate(accuracies):
+                for split, values in points[treatment].items():
+                    for k, accuracy in enumerate(values):
                         sizes = {name: points[name][k] for name in ("amount", "parameters", "macs")}
                         latency = record.provenance["latency"][k] if own else float("nan")
                         more = {"treatment": treatment, "split": split, "accuracy": accuracy, "latency_ms": latency}
@@ -456,7 +418,7 @@ def standings(records: Iterable[Record], seeds: int = 3) -> pd.DataFrame:
     return pd.concat(parts) if parts else frame.iloc[:0]
 
 
-def arena_runs() -> list[arena.ArenaExperiment]:
+def arena_runs() -> list[ArenaExperiment]:
     """Chapter 12: on each of the arena's networks every contender at every strength with one seed, then at the chosen
     one with two more, and the controls trained from scratch."""
-    return [e for network in arena.NETWORKS for e in (*arena.search(network), *arena.repeats(network))]
+    return [e for network in NETWORKS for e in (*search(network), *repeats(network))]

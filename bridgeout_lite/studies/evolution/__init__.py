@@ -19,7 +19,7 @@ division by the largest mean of the layer make it one. F, the truncation and all
 Sources: Shafiee et al. 2019, arXiv:1801.05387 (stress); Shafiee, Mishra and Wong 2016, arXiv:1606.04393 (synthesis).
 """
 
-from .study import CONTROLS, EvolutionExperiment, Generation, at_size, lineages, lineages_frame, run_evolution
+from .study import CONTROLS, EvolutionExperiment, Generation, at_size, lineages, lineages_frame
 from .synthesis import TRUNCATION, cluster_probability, cut, stress_moments, survivors, synthesize
 from .teacher import ALIKE, TeacherExperiment, teachers_frame
 
@@ -35,7 +35,6 @@ __all__ = [
     "cut",
     "lineages",
     "lineages_frame",
-    "run_evolution",
     "stress_moments",
     "survivors",
     "synthesize",

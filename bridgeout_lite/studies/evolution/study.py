@@ -1,10 +1,9 @@
 """Lineages of image networks and their controls, as recorded runs."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,13 +13,13 @@ from torch import nn
 from ...channels import channel_groups, plain_copy
 from ...checks import check_choice, check_fraction, check_whole
 from ...cost import count
-from ...data import Images, kept_images, load_images
+from ...data import Images
 from ...models import build_model
 from ...pruning import recalibrate_batchnorm
 from ...rivals.gates import LAWS, Stress
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
-from ...training import Recipe, check_experiment, check_images, evaluate, fit, pick_device
+from ...runs.records import Record
+from ...training import Recipe, fit
+from ..experiment import ImageExperiment, Run, accuracies
 from .synthesis import check_factor, cut, derived_seed, synthesize
 from .teacher import TeacherExperiment
 
@@ -47,7 +46,7 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvolutionExperiment:
+class EvolutionExperiment(ImageExperiment):
     """One lineage of networks, fully described, and the networks that it is compared with.
 
     Attributes:
@@ -80,135 +79,117 @@ class EvolutionExperiment:
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=3, batch_size=64))
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {"task": "evolution", "method": "evolution"}
+
     def __post_init__(self) -> None:
-        check_experiment(self)
+        self.check()
         check_choice(self.law, LAWS, "law")
         for control in self.controls:
             check_choice(control, CONTROLS, "controls")
         check_whole(self.generations, "generations")
-        object.__setattr__(self, "factor", check_factor(self.factor))
-        object.__setattr__(self, "stress", check_fraction(self.stress, "stress"))
-        object.__setattr__(self, "controls", tuple(self.controls))
+        self._settle(factor=check_factor(self.factor), stress=check_fraction(self.stress, "stress"))
+        self._settle(controls=tuple(self.controls))
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        spec = {"task": "evolution", "method": "evolution", **dataclasses.asdict(self)}
-        spec["recipe"] = self.recipe.spec
-        return spec | {"controls": list(self.controls)}
+    def measure(self, images: Images, run: Run) -> dict[str, Any]:
+        """Train the lineage and its controls. Each training keeps a checkpoint of its own, named after the run's, until
+        all are done. No choice is made on the test split, on which each network is measured once.
 
-    def run(self, **options: Any) -> Record:
-        """:func:`run_evolution` on this experiment's data, which a process keeps until it needs other data."""
-        return run_evolution(self, kept_images(self.dataset, self.train, self.valid, self.test), **options)
+        Returns:
+            generations, a list of :class:`Generation` as dictionaries; controls, such a list per control; widths, the
+            channels of the last offspring by root; valid_accuracy and test_accuracy of the last offspring.
+        """
+        example = images.normalize(images.train.x[:1])
+        model = self._new("0", images, run)
+        rows = [self._trained(model, "0", 0, images, run, stress=self.stress)]
+        first, widths = plain_copy(model), []
+        for generation in range(1, self.generations + 1):
+            draws = self._draws(f"synthesis {generation}")
+            model = synthesize(model, self.factor, draws, example_input=example, law=self.law)
+            widths.append({group.root: group.size for group in channel_groups(model, example)})
+            if not self.inherit:
+                model = cut(self._new(str(generation), images, run), widths[-1], "random", example, draws)
+            rows.append(self._trained(model, str(generation), generation, images, run, stress=self.stress))
+        controls = {name: self._control(name, first, widths, images, run) for name in self.controls}
+        for file in self._checkpoints(run):
+            file.unlink(missing_ok=True)
+        return {
+            "generations": [dataclasses.asdict(row) for row in rows],
+            "controls": {name: [dataclasses.asdict(row) for row in found] for name, found in controls.items()},
+            "widths": widths[-1],
+            "valid_accuracy": rows[-1].valid_accuracy,
+            "test_accuracy": rows[-1].test_accuracy,
+        }
 
-
-def run_evolution(
-    experiment: EvolutionExperiment,
-    images: Images | None = None,
-    *,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Record:
-    """Train a lineage and its controls. No choice is made on the test split, on which each network is measured once.
-
-    Args:
-        experiment: what to run. images: already loaded data of that name; None loads it.
-        device, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
-        checkpoint: each training keeps a checkpoint of its own beside this file, named after it, until all is done.
-
-    Returns:
-        A :class:`~bridgeout_lite.Record` with the metrics generations, a list of :class:`Generation` as dictionaries;
-        controls, such a list each by name; widths, the channels of the last offspring by root; and valid_accuracy and
-        test_accuracy of the last offspring.
-    """
-    where = pick_device(device)
-    if images is None:
-        images = load_images(experiment.dataset, train=experiment.train, valid=experiment.valid, test=experiment.test)
-    check_images(experiment, images)
-    images = images.to(where)
-    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    example = images.normalize(images.train.x[:1])
-    recipe, last, precision = experiment.recipe, experiment.generations, ""
-    files: list[Path] = []
-
-    def seed(phase: str) -> int:
-        return derived_seed(experiment.seed, phase)
-
-    def new(phase: str) -> nn.Module:
-        model = build_model(
-            experiment.model,
-            width=experiment.width,
-            num_classes=images.num_classes,
-            seed=seed(f"weights {phase}"),
-        )
-        return model.to(where)
-
-    def trained(model: nn.Module, phase: str, generation: int, epochs: int, stress: float = 0.0) -> Generation:
-        nonlocal precision
-        if checkpoint is not None:
-            files.append(Path(checkpoint).with_name(f"{Path(checkpoint).stem}-{phase}.pt"))
-        method = Stress(stress, experiment.law)
-        if stress:
-            method.attach(model)
-        history = fit(
-            model,
-            images,
-            dataclasses.replace(recipe, epochs=epochs),
-            seed=seed(phase),
-            device=where,
-            checkpoint=files[-1] if files else None,
-            progress=progress,
-            on_epoch=on_epoch,
-        )
-        if stress:
-            method.detach(model)
-        precision = history.precision
-        if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-            recalibrate_batchnorm(model, images, batch_size=recipe.batch_size, flip=recipe.flip, crop=recipe.crop)
-        valid, test = (evaluate(model, images, split, precision=precision)[1] for split in ("valid", "test"))
-        return Generation(generation, *count(model, example), valid, test, history.last_row["valid_accuracy"])
-
-    model = new("0")
-    rows = [trained(model, "0", 0, recipe.epochs, experiment.stress)]
-    first, widths = plain_copy(model), []
-    for generation in range(1, last + 1):
-        draws = torch.Generator().manual_seed(seed(f"synthesis {generation}"))
-        model = synthesize(model, experiment.factor, draws, example_input=example, law=experiment.law)
-        widths.append({group.root: group.size for group in channel_groups(model, example)})
-        if not experiment.inherit:
-            model = cut(new(str(generation)), widths[-1], "random", example, draws)
-        rows.append(trained(model, str(generation), generation, recipe.epochs, experiment.stress))
-
-    controls: dict[str, list[Generation]] = {name: [] for name in experiment.controls}
-    for name, found in controls.items():
-        draws, step_by_step = torch.Generator().manual_seed(seed(name)), plain_copy(first)
+    def _control(
+        self, name: str, first: nn.Module, widths: list[dict[str, int]], images: Images, run: Run
+    ) -> list[Generation]:
+        """The networks of one control: one per generation, of "whole" the last alone."""
+        example = images.normalize(images.train.x[:1])
+        draws, before = self._draws(name), plain_copy(first)
+        found = []
         for generation, sizes in enumerate(widths, 1):
-            epochs = generation * recipe.epochs  # what the lineage has had since generation 0
+            epochs = generation * self.recipe.epochs  # what the lineage has had since generation 0
             if name == "whole":
-                if generation < last:
+                if generation < len(widths):
                     continue
-                model = plain_copy(first)
-            elif name in ("restarted", "gradual"):
-                model = step_by_step if name == "restarted" else cut(step_by_step, sizes, "magnitude", example)
-                step_by_step, epochs = model, recipe.epochs
-            elif name == "scratch":
-                model, epochs = cut(new(name), sizes, "random", example, draws), epochs + recipe.epochs
+                model = before
+            elif name in ("restarted", "gradual"):  # trained on from generation to generation, as the lineage is
+                model = before = before if name == "restarted" else cut(before, sizes, "magnitude", example)
+                epochs = self.recipe.epochs
+            elif name == "scratch":  # it lacks the training of generation 0
+                model = cut(self._new(name, images, run), sizes, "random", example, draws)
+                epochs += self.recipe.epochs
             else:
                 model = cut(first, sizes, name, example, draws)
-            found.append(trained(model, f"{name}-{generation}", generation, epochs))
-    metrics = {
-        "generations": [dataclasses.asdict(row) for row in rows],
-        "controls": {name: [dataclasses.asdict(row) for row in rows] for name, rows in controls.items()},
-        "widths": widths[-1],
-        "valid_accuracy": rows[-1].valid_accuracy,
-        "test_accuracy": rows[-1].test_accuracy,
-    }
-    origin |= {"precision": precision, "seconds": time.perf_counter() - started}
-    for file in files:
-        file.unlink(missing_ok=True)
-    return Record(experiment.spec, rounded(metrics), rounded(origin))
+            found.append(self._trained(model, f"{name}-{generation}", generation, images, run, epochs=epochs))
+        return found
+
+    def _new(self, phase: str, images: Images, run: Run) -> nn.Module:
+        seed = derived_seed(self.seed, f"weights {phase}")
+        return build_model(self.model, width=self.width, num_classes=images.num_classes, seed=seed).to(run.device)
+
+    def _draws(self, phase: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, phase))
+
+    def _trained(
+        self,
+        model: nn.Module,
+        phase: str,
+        generation: int,
+        images: Images,
+        run: Run,
+        *,
+        epochs: int | None = None,
+        stress: float = 0.0,
+    ) -> Generation:
+        """Train ``model`` in place for ``epochs`` (default: the recipe's), re-estimate BatchNorm, and measure it."""
+        recipe = self.recipe if epochs is None else dataclasses.replace(self.recipe, epochs=epochs)
+        method = Stress(stress, self.law)
+        if stress:
+            method.attach(model)
+        checkpoint = None
+        if run.checkpoint is not None:
+            checkpoint = Path(run.checkpoint).with_name(f"{Path(run.checkpoint).stem}-{phase}.pt")
+        history = run.train(fit, model, images, recipe, seed=derived_seed(self.seed, phase), checkpoint=checkpoint)
+        if stress:
+            method.detach(model)
+        if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+            recalibrate_batchnorm(model, images, batch_size=recipe.batch_size, flip=bool(recipe.flip), crop=recipe.crop)
+        measured = accuracies(model, images, history.precision)
+        return Generation(
+            generation,
+            *count(model, images.normalize(images.train.x[:1])),
+            measured["valid_accuracy"],
+            measured["test_accuracy"],
+            history.last_row["valid_accuracy"],
+        )
+
+    def _checkpoints(self, run: Run) -> list[Path]:
+        if run.checkpoint is None:
+            return []
+        phases = [str(generation) for generation in range(self.generations + 1)]
+        phases += [f"{name}-{generation}" for name in self.controls for generation in range(1, self.generations + 1)]
+        return [Path(run.checkpoint).with_name(f"{Path(run.checkpoint).stem}-{phase}.pt") for phase in phases]
 
 
 def lineages() -> list[EvolutionExperiment | TeacherExperiment]:

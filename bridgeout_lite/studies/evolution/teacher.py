@@ -1,9 +1,8 @@
 """A task whose truth is known: are the units that a student of a small teacher needs kept by evolution?"""
 
 import dataclasses
-import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 import torch
@@ -13,17 +12,32 @@ from torch import Tensor, nn
 from ...checks import check_fraction, check_positive, check_whole
 from ...cost import count
 from ...rivals.gates import LAWS, Stress
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
+from ...runs.records import Record
 from ...sparsity import filter_norms
+from ..experiment import Experiment, Run
 from .synthesis import check_factor, cluster_probability, cut, derived_seed, synthesize
 
 # A student's filter is one of the teacher's from this cosine on.
 ALIKE = 0.9
 
 
+class Task(NamedTuple):
+    """What a student learns: the teacher's units (teacher, inputs), inputs and targets of training, then of test."""
+
+    units: Tensor
+    x: Tensor
+    y: Tensor
+
+    name: str = "teacher"
+    checksum: str = ""
+
+    def to(self, device: torch.device) -> "Task":
+        """It stays on the CPU."""
+        return self
+
+
 @dataclasses.dataclass(frozen=True)
-class TeacherExperiment:
+class TeacherExperiment(Experiment):
     r"""A lineage of students of a teacher with few hidden units, and its controls: are the needed units kept?
 
     The teacher is :math:`y = \sum_{k=1}^{K}\max(0, u_k^\top x)` with orthonormal :math:`u_k` and x standard normal. The
@@ -50,6 +64,13 @@ class TeacherExperiment:
     decay: float = 1e-3
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {
+        "task": "teacher",
+        "dataset": "teacher",
+        "model": "student",
+        "method": "evolution",
+    }
+
     def __post_init__(self) -> None:
         for name in ("inputs", "teacher", "students", "generations", "samples", "steps", "seed"):
             check_whole(getattr(self, name), name, 0 if name == "seed" else 1)
@@ -57,22 +78,15 @@ class TeacherExperiment:
             raise ValueError(
                 f"teacher must be at most inputs={self.inputs}, as its units are orthogonal; got {self.teacher}"
             )
-        object.__setattr__(self, "factor", check_factor(self.factor))
-        object.__setattr__(self, "stress", check_fraction(self.stress, "stress"))
-        object.__setattr__(self, "decay", check_positive(self.decay, "decay"))
+        self._settle(factor=check_factor(self.factor), stress=check_fraction(self.stress, "stress"))
+        self._settle(decay=check_positive(self.decay, "decay"))
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        task = {"task": "teacher", "dataset": "teacher", "model": "student", "method": "evolution"}
-        return task | dataclasses.asdict(self)
-
-    def data(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(units, x, y): the teacher's units (teacher, inputs); inputs and targets of training, then of test."""
+    def load(self) -> "Task":
+        """The teacher's units, and inputs and targets of training, then of test."""
         draws = torch.Generator().manual_seed(derived_seed(self.seed, "data"))
         units = torch.linalg.qr(torch.randn(self.inputs, self.inputs, generator=draws))[0].T[: self.teacher]
         x = torch.randn(2 * self.samples, self.inputs, 1, 1, generator=draws)
-        return units, x, F.relu(x.flatten(1) @ units.T).sum(1)
+        return Task(units, x, F.relu(x.flatten(1) @ units.T).sum(1))
 
     def student(self, phase: str = "first") -> nn.Sequential:
         """A student with new weights."""
@@ -83,7 +97,7 @@ class TeacherExperiment:
 
     def train(self, model: nn.Module, phase: str, steps: int, stress: float = 0.0) -> nn.Module:
         """Train a student by AdamW in batches of 100. Changes ``model`` and returns it."""
-        _, x, y = self.data()
+        _, x, y = self.load()[:3]
         if stress:
             Stress(stress).attach(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
@@ -100,18 +114,20 @@ class TeacherExperiment:
                 scheduler.step()
         return Stress(stress).detach(model) if stress else model
 
-    def run(self, **options: Any) -> Record:
-        """Run the lineages and controls, on the CPU; no option changes anything.
+    def run(self, data: Any = None, *, device: str | torch.device = "cpu", **options: Any) -> Record:
+        """On the CPU, whatever the device: the networks are too small for another."""
+        return super().run(data, device="cpu", **options)
+
+    def measure(self, task: "Task", run: Run) -> dict[str, Any]:
+        """Train the lineages and controls.
 
         Returns:
-            A :class:`~bridgeout_lite.Record` with the metrics arms: {name: units, covered (share of the teacher's units
-            to which a unit of the student is alike), error (test error over the variance of y)} of "parent", the
-            lineages "evolution" and "stress", and the controls "gradual", "magnitude", "random" and
-            "scratch" at the sizes of "evolution"; and selection: {rule: [chance of a needed unit of the parent to be
-            kept, of another one]}, the rules "magnitude" and "random" keeping as many as "exp" does on average. None
-            if all are needed, or none.
+            arms: {name: units, covered (share of the teacher's units to which a unit of the student is alike), error
+            (test error over the variance of y)} of "parent", the lineages "evolution" and "stress", and the controls
+            "gradual", "magnitude", "random" and "scratch" at the sizes of "evolution"; and selection: {rule: [chance of
+            a needed unit of the parent to be kept, of another one]}, the rules "magnitude" and "random" keeping as many
+            as "exp" does on average; null if all are needed, or none.
         """
-        started, origin = time.perf_counter(), provenance("cpu", "teacher", "")
         image, later = torch.zeros(1, self.inputs, 1, 1), max(1, self.steps // 3)
         parent = self.train(self.student(), "first", self.steps)
         arms, sizes = {"parent": self.measured(parent)}, []
@@ -134,18 +150,17 @@ class TeacherExperiment:
             arms[name] = self.measured(self.train(cut(parent, sizes[-1], name, image, draws), name, steps))
         model = cut(self.student("scratch"), sizes[-1], "random", image, draws)
         arms["scratch"] = self.measured(self.train(model, "scratch", self.steps + steps))
-        metrics = {"arms": arms, "selection": self.selection(parent)}
-        return Record(self.spec, rounded(metrics), rounded(origin | {"seconds": time.perf_counter() - started}))
+        return {"arms": arms, "selection": self.selection(parent)}
 
     def likeness(self, model: nn.Module) -> Tensor:
         """Cosine of the weights of each unit of a student with each of the teacher's, (units, teacher)."""
         weights = F.normalize(model.get_parameter("0.weight").detach().flatten(1), dim=1)
-        return weights @ self.data()[0].T
+        return weights @ self.load()[0].T
 
     @torch.no_grad()
     def measured(self, model: nn.Module) -> dict[str, float]:
         """units, covered and error of a student; see :meth:`run`."""
-        _, x, y = self.data()
+        _, x, y = self.load()[:3]
         x, y = x[self.samples :], y[self.samples :]
         alike = self.likeness(model)
         error = F.mse_loss(model(x).squeeze(1), y) / y.var()

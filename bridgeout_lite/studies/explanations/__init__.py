@@ -56,7 +56,6 @@ from .study import (
     explanations,
     explanations_frame,
     measure_explanations,
-    run_explanation,
 )
 
 __all__ = [
@@ -102,7 +101,6 @@ __all__ = [
     "random_choice",
     "receptive_field",
     "resample_strides",
-    "run_explanation",
     "scaled",
     "silenced",
 ]

@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 import math
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -17,10 +15,10 @@ from ...data import IMAGE_SETS, Images, kept_images
 from ...layers import attach_sparseout, detach_sparseout
 from ...models import build_model
 from ...modules import capture_activations
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
+from ...runs.records import Record
 from ...sparsity import hoyer
-from ...training import Recipe, evaluate, fit, pick_device
+from ...training import Recipe, fit
+from ..experiment import Experiment, Run, accuracies
 from .faithfulness import ablation, against_truth, curve_area, deletion
 from .features import channel_features, explained_share, lasso_paths, predict
 from .flowers import VARIANTS, MaskedSplit, flowers
@@ -42,7 +40,7 @@ SWEPT_P = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class ExplanationExperiment:
+class ExplanationExperiment(Experiment):
     """A network that is trained and then explained, fully described.
 
     Attributes:
@@ -66,26 +64,31 @@ class ExplanationExperiment:
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {"task": "explanations"}
+    DIGITS = 4
+
     def __post_init__(self) -> None:
         check_choice(self.dataset, DATASETS, "dataset")
         check_choice(self.method, ("none", "sparseout"), "method")
-        object.__setattr__(self, "p", check_probability(self.p))
-        object.__setattr__(self, "q", check_exponent(self.q))
-        object.__setattr__(self, "width", float(self.width))
+        self._settle(p=check_probability(self.p), q=check_exponent(self.q), width=float(self.width))
         if self.mu not in MUS:
             raise ValueError(f"mu must be one of {', '.join(f'{mu:g}' for mu in MUS)}, got {self.mu!r}")
-        object.__setattr__(self, "mu", float(self.mu))
+        self._settle(mu=float(self.mu))
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        spec = {"task": "explanations", **dataclasses.asdict(self)}
-        spec["recipe"] = self.recipe.spec
-        return spec
+    def load(self) -> Images:
+        """The images, kept by the process until other ones are needed."""
+        return _load(self.dataset, self.train, self.valid, self.test)
 
-    def run(self, **options: Any) -> Record:
-        """:func:`run_explanation` on this experiment's data, which a process keeps until it needs other data."""
-        return run_explanation(self, _load(self.dataset, self.train, self.valid, self.test), **options)
+    def measure(self, images: Images, run: Run) -> dict[str, Any]:
+        """Accuracies (%) and losses (nats), and those of :func:`measure_explanations`. What comes after training runs
+        on the CPU."""
+        model = build_model(self.model, width=self.width, num_classes=images.num_classes, seed=self.seed)
+        if self.method == "sparseout":
+            attach_sparseout(model, self.p, self.q)
+        run.train(fit, model, images, self.recipe, seed=self.seed)
+        detach_sparseout(model).cpu()
+        here = images.to("cpu")
+        return accuracies(model, here) | measure_explanations(model, here, self.mu, self.seed)
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,47 +97,6 @@ def _load(dataset: str, train: int, valid: int, test: int) -> Images:
     if variant in VARIANTS:
         return flowers(variant, train=train, valid=valid, test=test)
     return kept_images(dataset, train, valid, test)
-
-
-def run_explanation(
-    experiment: ExplanationExperiment,
-    images: Images,
-    *,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Record:
-    """Train one network and put its explanations to the test.
-
-    Args:
-        experiment: what to run. images: its data.
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`. What comes after training runs on
-            the CPU.
-
-    Returns:
-        A :class:`~bridgeout_lite.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss, test_loss
-        (nats), and those of :func:`measure_explanations`.
-
-    Raises:
-        ValueError: the images are not those of the experiment.
-    """
-    where = pick_device(device)
-    if images.name != experiment.dataset:
-        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the images given are {images.name!r}")
-    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
-    if experiment.method == "sparseout":
-        attach_sparseout(model, experiment.p, experiment.q)
-    options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "on_epoch": on_epoch}
-    fit(model, images, experiment.recipe, seed=experiment.seed, device=where, **options)
-    detach_sparseout(model).cpu()
-    metrics: dict[str, Any] = {}
-    for split in ("valid", "test"):
-        metrics[f"{split}_loss"], metrics[f"{split}_accuracy"] = evaluate(model, images.to("cpu"), split)
-    metrics |= measure_explanations(model, images.to("cpu"), experiment.mu, experiment.seed)
-    origin |= {"seconds": time.perf_counter() - started}
-    return Record(experiment.spec, rounded(metrics, 4), rounded(origin))
 
 
 def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int = 0) -> dict[str, Any]:

@@ -9,24 +9,22 @@ taken anew; nothing is fine-tuned.
 import copy
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ...data import Images, kept_images
-from ...models import ResidualBlock, build_model
+from ...data import Images
+from ...models import ResidualBlock
 from ...pruning import prune, recalibrate_batchnorm, remove_filters
 from ...rivals.paths import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
+from ...runs.records import Record
 from ...sparsity import filter_norms, hoyer
 from ...stats import summarise
-from ...training import Recipe, check_experiment, check_images, evaluate, fit, pick_device
+from ...training import Recipe, evaluate, fit
+from ..experiment import ImageExperiment, Run, accuracies, columns
 
 # Validation images whose paths are measured, and training batches of 128 for BatchNorm's statistics.
 MEASURED_IMAGES = 300
@@ -40,8 +38,8 @@ BLOCK_COUNTS = (3, 6)
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowExperiment:
-    """One run, fully described.
+class FlowExperiment(ImageExperiment):
+    """One run, fully described. There is no noise: p = 0.
 
     Attributes:
         dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`, but "auto".
@@ -66,85 +64,36 @@ class FlowExperiment:
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=4, batch_size=50))
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {"task": "feature flow", "method": "feature flow", "p": 0.0, "q": 2.0}
+
     def __post_init__(self) -> None:
-        check_experiment(self, needs=ResidualBlock)
+        self.check(needs=ResidualBlock)
         flow = self.regulariser  # it checks its strengths
-        for name in ("length", "curvature", "norm"):  # 2 and 2.0 are one experiment and must have one fingerprint
-            object.__setattr__(self, name, float(getattr(flow, name)))
+        self._settle(**{name: float(getattr(flow, name)) for name in ("length", "curvature", "norm")})
 
     @property
     def regulariser(self) -> FeatureFlow:
         """A new penalty of these strengths."""
         return FeatureFlow(self.length, self.curvature, self.norm, where=is_residual_point)
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by. There is no noise: p = 0."""
-        spec: dict[str, Any] = {
-            "task": "feature flow",
-            "method": "feature flow",
-            "p": 0.0,
-            "q": 2.0,
-        } | dataclasses.asdict(self)
-        spec["recipe"] = self.recipe.spec
-        return spec
-
-    def run(self, **options: Any) -> Record:
-        """:func:`run_flow` on this experiment's data, which a process keeps until it needs other data."""
-        return run_flow(self, kept_images(self.dataset, self.train, self.valid, self.test), **options)
-
-
-def run_flow(
-    experiment: FlowExperiment,
-    images: Images,
-    *,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Record:
-    """Train one experiment and measure it. The test split is read once, after training.
-
-    Args:
-        experiment: what to run. images: its data.
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
-
-    Returns:
-        A :class:`~bridgeout_lite.Record` with the metrics valid_accuracy, test_accuracy (%), valid_loss, test_loss
-        (nats), history (a column a list), paths (see :func:`measure_paths`), layers (see :func:`measure_layers`) and
-        removal (see :func:`measure_removal`).
-    """
-    where = pick_device(device)
-    check_images(experiment, images)
-    images = images.to(where)
-    started, origin = time.perf_counter(), provenance(where, images.name, images.checksum)
-    model = build_model(experiment.model, width=experiment.width, num_classes=images.num_classes, seed=experiment.seed)
-    flow = experiment.regulariser if experiment.length or experiment.curvature else None
-    if flow is not None:
-        flow.attach(model)
-    history = fit(
-        model,
-        images,
-        experiment.recipe,
-        seed=experiment.seed,
-        device=where,
-        checkpoint=checkpoint,
-        progress=progress,
-        on_epoch=on_epoch,
-        regulariser=flow,
-    )
-    if flow is not None:
-        flow.detach(model)
-    model.eval()
-    metrics: dict[str, Any] = {}
-    for split in ("valid", "test"):
-        metrics[f"{split}_loss"], metrics[f"{split}_accuracy"] = evaluate(model, images, split)
-    metrics["history"] = {k: history.frame[k].tolist() for k in ("train_loss", "valid_loss", "valid_accuracy")}
-    metrics["paths"] = measure_paths(model, images.normalize(images.valid.x[:MEASURED_IMAGES]))
-    metrics["layers"] = measure_layers(model)
-    metrics["removal"] = measure_removal(model, images, seed=experiment.seed)
-    origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
-    return Record(experiment.spec, rounded(metrics), rounded(origin))
+    def measure(self, images: Images, run: Run) -> dict[str, Any]:
+        """Accuracies (%) and losses (nats), history, paths (see :func:`measure_paths`), layers (see
+        :func:`measure_layers`) and removal (see :func:`measure_removal`)."""
+        model = self.build(images)
+        flow = self.regulariser if self.length or self.curvature else None
+        if flow is not None:
+            flow.attach(model)
+        history = run.train(fit, model, images, self.recipe, seed=self.seed, regulariser=flow)
+        if flow is not None:
+            flow.detach(model)
+        model.eval()
+        return {
+            **accuracies(model, images),
+            "history": columns(history, "train_loss", "valid_loss", "valid_accuracy"),
+            "paths": measure_paths(model, images.normalize(images.valid.x[:MEASURED_IMAGES])),
+            "layers": measure_layers(model),
+            "removal": measure_removal(model, images, seed=self.seed),
+        }
 
 
 def measure_paths(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:

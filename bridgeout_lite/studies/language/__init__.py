@@ -9,9 +9,7 @@ from .study import (
     TUNED_P,
     LanguageExperiment,
     language_model,
-    load_tokens,
     measure_hidden,
-    run_language,
     tuned,
 )
 
@@ -29,10 +27,8 @@ __all__ = [
     "fit_language",
     "is_noise_place",
     "language_model",
-    "load_tokens",
     "measure_hidden",
     "perplexity",
-    "run_language",
     "sample",
     "tuned",
 ]

@@ -12,10 +12,8 @@ arXiv:1512.05287 (one mask for all time steps); Press and Wolf 2017, arXiv:1608.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +21,10 @@ from torch import Tensor, nn
 from ...checks import check_choice, check_exponent, check_probability
 from ...layers import attach_sparseout, detach_sparseout
 from ...modules import capture_activations
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
+from ...runs.records import Record
 from ...sparsity import gini, hoyer, zero_fraction
 from ...text import LEVELS, TEXT_SETS, Tokens, load_text, tokenize
-from ...training import pick_device
+from ..experiment import Experiment, Run, columns
 from .fit import SAMPLED, LanguageRecipe, evaluate_language, fit_language, perplexity, sample
 from .model import MODELS, LanguageModel, build_language_model, is_noise_place
 
@@ -75,7 +72,7 @@ def measure_hidden(model: LanguageModel, tokens: Tensor, q: float) -> dict[str, 
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageExperiment:
+class LanguageExperiment(Experiment):
     """One run of a language model, fully described.
 
     Attributes:
@@ -104,18 +101,14 @@ class LanguageExperiment:
     recipe: LanguageRecipe = dataclasses.field(default_factory=LanguageRecipe)
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {"task": "language"}
+
     def __post_init__(self) -> None:
         check_choice(self.dataset, TEXT_SETS[1:], "dataset")  # not "auto": a spec names its data
         check_choice(self.level, LEVELS, "level")
         check_choice(self.model, MODELS, "model")
         check_choice(self.method, METHODS, "method")
-        object.__setattr__(self, "p", check_probability(self.p))
-        object.__setattr__(self, "q", check_exponent(self.q))
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        return {"task": "language", **dataclasses.asdict(self)}
+        self._settle(p=check_probability(self.p), q=check_exponent(self.q))
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
@@ -123,81 +116,41 @@ class LanguageExperiment:
             return model
         return attach_sparseout(model, self.p, self.q, shared=0 if self.same_mask else None, where=is_noise_place)
 
-    def run(self, **options: Any) -> Record:
-        """:func:`run_language` on this experiment's data."""
-        return run_language(self, **options)
+    def load(self) -> Tokens:
+        """The tokens of the text."""
+        sizes = {k: getattr(self, k) for k in ("vocabulary", "train", "valid", "test")}
+        return tokenize(load_text(self.dataset), self.level, **sizes)
 
+    def build(self, tokens: Tokens) -> LanguageModel:
+        """The untrained model, with the initial weights of the experiment's seed."""
+        sizes = {"width": self.width, "layers": self.layers, "context": self.recipe.length}
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.seed)
+            model: LanguageModel = build_language_model(self.model, len(tokens.vocabulary), **sizes)
+        return model
 
-def run_language(
-    experiment: LanguageExperiment,
-    tokens: Tokens | None = None,
-    *,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Record:
-    """Train one experiment and measure it. The test part is read once, after training.
-
-    Args:
-        experiment: what to run. tokens: already loaded data of that description; None loads it.
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
-
-    Returns:
-        A :class:`~bridgeout_lite.Record` with the metrics valid_loss, test_loss (nats a token), valid_perplexity,
-        test_perplexity, parameters, history (a column a list), layers (see :func:`measure_hidden`; the first
-        ``MEASURED_TOKENS`` of the validation part) and sample, some text drawn from the model.
-    """
-    where = pick_device(device)
-    if tokens is None:
-        tokens = load_tokens(experiment)
-    if tokens.name != experiment.dataset:
-        raise ValueError(f"the experiment asks for {experiment.dataset!r} but the tokens given are {tokens.name!r}")
-    tokens = tokens.to(where)
-    started, origin = time.perf_counter(), provenance(where, tokens.name, tokens.checksum)
-    recipe = experiment.recipe
-    with torch.random.fork_rng([]):
-        torch.manual_seed(experiment.seed)
-        model = build_language_model(
-            experiment.model,
-            len(tokens.vocabulary),
-            width=experiment.width,
-            layers=experiment.layers,
-            context=recipe.length,
-        )
-    experiment.attach(model)
-    history = fit_language(
-        model,
-        tokens,
-        recipe,
-        seed=experiment.seed,
-        device=where,
-        checkpoint=checkpoint,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
-    detach_sparseout(model)
-    losses = {
-        part: evaluate_language(model, getattr(tokens, part), length=recipe.length // 2, precision=history.precision)
-        for part in ("valid", "test")
-    }
-    metrics: dict[str, Any] = {f"{part}_loss": loss for part, loss in losses.items()}
-    metrics |= {f"{part}_perplexity": perplexity(loss) for part, loss in losses.items()}
-    metrics["parameters"] = sum(p.numel() for p in model.parameters())
-    metrics["history"] = {k: history.frame[k].tolist() for k in ("train_loss", "valid_loss")}
-    measured = tokens.valid[:MEASURED_TOKENS]
-    windows = measured[: len(measured) // recipe.length * recipe.length].view(-1, recipe.length).t()
-    metrics["layers"] = measure_hidden(model, windows, experiment.q)
-    draws = torch.Generator().manual_seed(experiment.seed)
-    metrics["sample"] = sample(model, tokens.vocabulary, "\n", SAMPLED[experiment.level], generator=draws)
-    origin |= {"precision": history.precision, "seconds": time.perf_counter() - started}
-    return Record(experiment.spec, rounded(metrics), rounded(origin))
-
-
-def load_tokens(experiment: LanguageExperiment) -> Tokens:
-    """The data of an experiment."""
-    sizes = {k: getattr(experiment, k) for k in ("vocabulary", "train", "valid", "test")}
-    return tokenize(load_text(experiment.dataset), experiment.level, **sizes)
+    def measure(self, tokens: Tokens, run: Run) -> dict[str, Any]:
+        """valid_loss, test_loss (nats per token), valid_perplexity, test_perplexity, parameters, history, layers (see
+        :func:`measure_hidden`; the first ``MEASURED_TOKENS`` of the validation part) and sample, some text drawn from
+        the model."""
+        model, recipe = self.build(tokens), self.recipe
+        self.attach(model)
+        history = run.train(fit_language, model, tokens, recipe, seed=self.seed)
+        detach_sparseout(model)
+        metrics: dict[str, Any] = {}
+        for part in ("valid", "test"):
+            text = getattr(tokens, part)
+            loss = evaluate_language(model, text, length=recipe.length // 2, precision=history.precision)
+            metrics |= {f"{part}_loss": loss, f"{part}_perplexity": perplexity(loss)}
+        measured = tokens.valid[:MEASURED_TOKENS]
+        windows = measured[: len(measured) // recipe.length * recipe.length].view(-1, recipe.length).t()
+        draws = torch.Generator().manual_seed(self.seed)
+        return metrics | {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "history": columns(history, "train_loss", "valid_loss"),
+            "layers": measure_hidden(model, windows, self.q),
+            "sample": sample(model, tokens.vocabulary, "\n", SAMPLED[self.level], generator=draws),
+        }
 
 
 def language_model() -> list[LanguageExperiment]:

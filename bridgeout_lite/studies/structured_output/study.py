@@ -18,20 +18,17 @@ in place of sigmoids, and an affine output in place of tanh; and sizes.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 
 from ...checks import check_choice, check_exponent, check_probability
 from ...layers import attach_sparseout, detach_sparseout
-from ...runs.provenance import provenance
-from ...runs.records import Record, rounded
+from ...runs.records import Record
 from ...sparsity import hoyer, zero_fraction
-from ...training import pick_device
+from ..experiment import Experiment, Run
 from .faces import PAIR_SETS, Pairs, load_pairs
 from .model import (
     SharedAutoencoders,
@@ -72,7 +69,7 @@ TUNED_P: dict[float, float] = {1.0: 0.1, 2.0: 0.1, 3.0: 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
-class StructuredExperiment:
+class StructuredExperiment(Experiment):
     """One run, fully described.
 
     Attributes:
@@ -98,87 +95,52 @@ class StructuredExperiment:
     recipe: StructuredRecipe = dataclasses.field(default_factory=StructuredRecipe)
     seed: int = 0
 
+    TAGS: ClassVar[dict[str, Any]] = {"task": "structured-output", "model": "mlp"}
+    DIGITS = 4
+
     def __post_init__(self) -> None:
         check_choice(self.dataset, PAIR_SETS, "dataset")
         check_choice(self.method, METHODS, "method")
         check_weights(l_in=self.l_in, l_out=self.l_out)
-        object.__setattr__(self, "p", check_probability(self.p))
-        object.__setattr__(self, "q", check_exponent(self.q))
-        for name in ("l_in", "l_out"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+        self._settle(p=check_probability(self.p), q=check_exponent(self.q))
+        self._settle(l_in=float(self.l_in), l_out=float(self.l_out))
 
     @property
     def variant(self) -> str:
         """Which autoencoders have weight: one of ``VARIANTS``."""
         return variant(self.l_in, self.l_out)
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The experiment as JSON values: what a record is found by."""
-        fields = dataclasses.asdict(self) | {"hidden": list(self.hidden)}
-        return {"task": "structured-output", "model": "mlp", **fields}
+    def load(self) -> Pairs:
+        """The pairs of inputs and answers that the seed picks."""
+        return load_pairs(self.dataset, self.labels, self.unlabelled, seed=self.seed)
 
-    def run(self, **options: Any) -> Record:
-        """:func:`run_structured` on this experiment's data."""
-        return run_structured(self, **options)
-
-
-def run_structured(
-    experiment: StructuredExperiment,
-    *,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Record:
-    """Train one experiment and measure it. The test part is read once, after training.
-
-    Args:
-        experiment: what to run. device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
-
-    Returns:
-        A :class:`~bridgeout_lite.Record` with the metrics valid_error and test_error (means of :func:`errors`),
-        valid_history (the validation error after each epoch), hoyer and zero_fraction of the codes of the validation
-        inputs, code by code, and of landmarks also cdf and auc (:func:`cdf_and_auc`), off_shape (mean over the test
-        part), captured and largest_angle (:func:`captured`).
-    """
-    where = pick_device(device)
-    pairs = load_pairs(experiment.dataset, experiment.labels, experiment.unlabelled, seed=experiment.seed).to(where)
-    started, origin = time.perf_counter(), provenance(where, pairs.name, pairs.checksum)
-    model = build_structured(experiment, pairs)
-    if experiment.method == "sparseout":
-        place = model.code_place
-        attach_sparseout(model, experiment.p, experiment.q, where=lambda name, module: module is place)
-    history = fit_structured(
-        model,
-        pairs,
-        experiment.recipe,
-        l_in=experiment.l_in,
-        l_out=experiment.l_out,
-        seed=experiment.seed,
-        device=where,
-        checkpoint=checkpoint,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
-    detach_sparseout(model)
-    answers = predict(model, pairs.test_x)
-    error = errors(answers, pairs.test_y, pairs)
-    with torch.inference_mode():
-        codes = model.code(pairs.valid_x)
-    metrics: dict[str, Any] = {
-        "valid_error": history.last_row["valid_error"],
-        "test_error": error.mean().item(),
-        "hoyer": hoyer(codes, 1).mean().item(),
-        "zero_fraction": zero_fraction(codes).item(),
-    }
-    if pairs.model is not None:
-        metrics["cdf"], metrics["auc"] = cdf_and_auc(error)
-        metrics["off_shape"] = off_shape(answers, pairs).mean().item()
-        metrics["captured"], metrics["largest_angle"] = captured(model, pairs)
-    metrics["valid_history"] = history.frame["valid_error"].tolist()
-    origin["seconds"] = time.perf_counter() - started
-    return Record(experiment.spec, rounded(metrics, 4), rounded(origin, 3))
+    def measure(self, pairs: Pairs, run: Run) -> dict[str, Any]:
+        """valid_error and test_error (means of :func:`errors`), valid_history (the validation error after each epoch),
+        hoyer and zero_fraction of the codes of the validation inputs, code by code; for landmarks also cdf and auc
+        (:func:`cdf_and_auc`), off_shape (mean over the test part), captured and largest_angle (:func:`captured`)."""
+        model = build_structured(self, pairs)
+        if self.method == "sparseout":
+            place = model.code_place
+            attach_sparseout(model, self.p, self.q, where=lambda name, module: module is place)
+        weights = {"l_in": self.l_in, "l_out": self.l_out}
+        history = run.train(fit_structured, model, pairs, self.recipe, seed=self.seed, **weights)
+        detach_sparseout(model)
+        answers = predict(model, pairs.test_x)
+        error = errors(answers, pairs.test_y, pairs)
+        with torch.inference_mode():
+            codes = model.code(pairs.valid_x)
+        metrics: dict[str, Any] = {
+            "valid_error": history.last_row["valid_error"],
+            "test_error": error.mean().item(),
+            "hoyer": hoyer(codes, 1).mean().item(),
+            "zero_fraction": zero_fraction(codes).item(),
+            "valid_history": history.frame["valid_error"].tolist(),
+        }
+        if pairs.model is not None:
+            metrics["cdf"], metrics["auc"] = cdf_and_auc(error)
+            metrics["off_shape"] = off_shape(answers, pairs).mean().item()
+            metrics["captured"], metrics["largest_angle"] = captured(model, pairs)
+        return metrics
 
 
 def build_structured(experiment: StructuredExperiment, pairs: Pairs) -> SharedAutoencoders:
