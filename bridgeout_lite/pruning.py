@@ -373,7 +373,7 @@ def _asked(criterion: Any, model: nn.Module, graph: Any, name: str, shape: torch
 def _score(
     conv: nn.Conv2d, scale: Tensor | None, shape: torch.Size, criterion: str, generator: torch.Generator | None
 ) -> Tensor:
-    """One number per filter, or per weight; in float64, as weight decay leaves norms whose squares vanish in float32."""
+    """One number per filter or weight; in float64, as weight decay leaves norms whose squares vanish in float32."""
     if criterion == "random":
         return torch.rand(shape, generator=generator, device=generator.device if generator else None).cpu().double()
     if criterion == "bn":
