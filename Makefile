@@ -44,11 +44,11 @@ data: env
 	@cat _build/.data
 
 # .pre-commit-config.yaml names the same checks: what is added here is added there (a test compares).
-	$(BIN)/lint-imports
-lint: env  ## ruff, mypy, spelling, and the syntax of the JavaScript where Node is found
+lint: env  ## ruff, mypy, import contracts, spelling, and the syntax of the JavaScript where Node is found
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 	@if command -v node > /dev/null; then ls $(SCRIPTS) | xargs -n 1 node --check; \
 	    else echo "JavaScript is not checked: Node is not here"; fi

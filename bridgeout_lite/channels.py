@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as masks
 
-from .models import Whitening
 from .modules import agree, device_of, evaluating, run_once
 
 # Layers that a channel may pass or end in without being tied to its neighbours.
@@ -176,9 +175,9 @@ def trace(plain: nn.Module, example_input: Tensor | None) -> Any:
 
 
 def black_image(model: nn.Module) -> Tensor:
-    """A batch of one image of 32x32 zeros, with as many channels as the first convolution takes."""
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d | Whitening))
-    return torch.zeros(1, first.in_channels, 32, 32)
+    """A batch of one image of 32x32 zeros, with the channels that the first convolution (of any kind) takes."""
+    channels = (getattr(module, "in_channels", None) for module in model.modules())
+    return torch.zeros(1, next(c for c in channels if isinstance(c, int)), 32, 32)
 
 
 def group_of(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
@@ -194,7 +193,7 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: str) -> dict[nn.Conv2d, Tensor]:
+def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -> dict[nn.Conv2d, Tensor]:
     """The channels that can go, each under the first convolution that puts it out, with one score for all that are tied
     to it. Refuses layers whose channels cannot be told apart."""
     names = names_of(graph)
@@ -204,7 +203,7 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: str) -
                 f"{names[conv]!r} is a convolution of {conv.groups} groups, whose filters cannot go one by "
                 "one: only ordinary and depthwise convolutions can be silenced or removed; prune with silence=False"
             )
-    power = 1 if criterion == "l1" else 2
+    power = 1 if criterion == "l1" or callable(criterion) else 2
     result: dict[nn.Conv2d, Tensor] = {}
     seen: set[nn.Module] = set()
     for root in scores:

@@ -1,7 +1,7 @@
 """What a network costs: parameters, multiply-adds, measured latency, peak memory; and its export to ONNX.
 
-Parameters and multiply-adds are counted, the same on every machine. Latency and memory are measured where the model
-is. Masked weights are counted, computed with and stored like any others, and masks take time of their own: only removal
+Parameters and multiply-adds are counted, the same on every machine. Latency and memory are measured on the model's
+device. Masked weights count like any others, and masks take time of their own: only removal
 (:func:`bridgeout_lite.pruning.remove_filters`) makes these numbers smaller.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from .checks import check_whole
 from .modules import agree, device_of, evaluating, run_once
-
-COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Cost:
 
     Attributes:
         parameters: how many numbers there are to learn.
-        macs: multiply-adds of one sample, in convolutions and linear layers; biases, BatchNorm, activations and pooling
-            are not counted.
+        macs: multiply-adds of one sample, in convolutions, matrix products and attention. Biases, BatchNorm,
+            activations, pooling and fused recurrent layers (``nn.LSTM``) are not counted.
         latency_ms: median time of one forward pass of the whole batch, in milliseconds.
-        peak_memory_bytes: most bytes that one forward pass of the batch needs at a time: parameters, buffers (masks are
-            among them), the input, and whatever torch's allocator has handed out at the worst moment, temporaries of
-            its operators included. What the libraries below torch allocate by themselves is not in it. None where torch
-            keeps no such count (neither CPU nor CUDA).
-        batch, threads, device: what latency and memory were measured with; threads are those of the CPU.
+        peak_memory_bytes: most bytes that one forward pass of the batch needs at a time: parameters, buffers (masks
+            included), the input, and what torch's allocator has handed out at the worst moment, temporaries included.
+            Memory that the libraries below torch allocate themselves is left out. None where torch keeps no such count
+            (neither CPU nor CUDA).
+        batch, threads, device: how latency and memory were measured; threads of the CPU.
     """
 
     parameters: int
@@ -52,12 +52,13 @@ class Cost:
 
 
 def measure(model: nn.Module, example_input: Tensor, *, repeats: int = 20, warmup: int = 3) -> Cost:
-    """Count and measure ``model``, in evaluation mode and as it is, on the device where it is.
+    """Count and measure ``model``, in evaluation mode, on its own device.
 
     Args:
         model: any module that takes one tensor. Its modes are restored.
         example_input: one batch as the model takes it; latency and memory are those of a batch of this size.
-        repeats: forward passes that are timed. warmup: passes before them that are not.
+        repeats: number of timed forward passes.
+        warmup: number of untimed passes before them.
 
     Raises:
         ValueError: an example input that the model does not take; repeats < 1 or warmup < 0.
@@ -76,8 +77,10 @@ def measure(model: nn.Module, example_input: Tensor, *, repeats: int = 20, warmu
 
 
 def latencies(models: Sequence[nn.Module], example_input: Tensor, *, rounds: int = 10) -> list[float]:
-    """Median milliseconds of one forward pass of each model, in evaluation mode, run in turn: whatever else the machine
-    does meets all of them alike, so that the ratios hold where the times do not. One more round goes before, untimed.
+    """Median milliseconds of one forward pass of each model, in evaluation mode.
+
+    The models take turns, so background load affects all of them alike and ratios are reliable even where times are
+    not. One untimed warm-up round comes first.
 
     Raises:
         ValueError: an example input that a model does not take; rounds < 1; no models.
@@ -98,26 +101,19 @@ def latencies(models: Sequence[nn.Module], example_input: Tensor, *, rounds: int
 def count(model: nn.Module, example_input: Tensor) -> tuple[int, int]:
     """Parameters of ``model``, and its multiply-adds for one sample (see :class:`Cost`).
 
-    A layer that is run twice counts twice; a convolution called as a function, not as a module, is not seen.
+    The multiply-adds are half of the flops that torch's ``FlopCounterMode`` sees. A layer that runs twice counts twice.
 
     Raises:
         ValueError: an example input that the model does not take.
     """
-    macs = 0
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        nonlocal macs
-        # a transposed convolution spreads each of its inputs, the others gather each of their outputs
-        values = inputs[0] if getattr(module, "transposed", False) else out
-        macs += values.numel() * module.weight[0].numel()  # type: ignore[operator, index]
-
-    handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, COUNTED)]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter sees into no fused attention, nor into sdpa's kernels
     try:
-        run_once(model, example_input)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            run_once(model, example_input)
     finally:
-        for handle in handles:
-            handle.remove()
-    return sum(p.numel() for p in model.parameters()), macs // len(example_input)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2 // len(example_input)
 
 
 def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> float:
@@ -189,7 +185,7 @@ def _latency(model: nn.Module, x: Tensor, repeats: int, warmup: int) -> float:
 
 def _allocated(model: nn.Module, x: Tensor) -> int | None:
     """Most bytes that torch's allocator has handed out at a time during one forward pass, beyond those before it."""
-    # Masked weights are made anew in every pass; were the old ones given back meanwhile, the new would not show.
+    # Each pass makes masked weights anew; hold the old ones, lest their release hide the new ones.
     before_it = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]  # noqa: F841
     if x.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(x.device)

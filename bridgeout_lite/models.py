@@ -4,10 +4,9 @@ All take images of 32x32 pixels. Nonlinearities are modules, so that they can be
 additions are plain sums. ``width`` multiplies the channels of every hidden layer.
 
 The networks of the pruning study (VGG, ResNet, Wide-ResNet) follow its released code where that matters for what is
-measured: every convolution has a bias, though the next BatchNorm takes it out again, because the published parameter
-counts include it; convolutions start Xavier-uniform with gain sqrt 2. That is 2.4 times torch's default (for as many
-channels in as out): the same function behind BatchNorm, but not the same to a method that acts on weights by
-their size.
+measured. Every convolution has a bias, though the next BatchNorm cancels it, because the published parameter counts
+include it. Convolutions start Xavier-uniform with gain sqrt 2, which is 2.4 times torch's default (for equal numbers of
+channels): the same function behind BatchNorm, but not the same to a method that acts on weights by their size.
 
 Sources: Simonyan and Zisserman 2015, arXiv:1409.1556 (VGG); He et al. 2016, arXiv:1512.03385 (ResNet); Zagoruyko and
 Komodakis 2016, arXiv:1605.07146 (Wide-ResNet); Khan and Stavness 2020, arXiv:2009.10893 (the study); Jordan 2024,
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from .checks import check_choice, check_positive, check_whole
 from .modules import seeded
 
-# Channels of the convolutions of each stage; a max-pool ends the stage.
+# Channels of the convolutions of each stage; each stage ends with a max-pool.
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -35,8 +34,8 @@ def smallcnn(
 ) -> nn.Sequential:
     """A small convolutional network for 32x32 images: four 3x3 convolutions and one hidden dense layer.
 
-    At width 1 on 3x32x32 input it has 0.17 M parameters and 5.3 M multiply-adds an image: a few seconds an epoch of
-    CIFAR-10 on two CPU cores. The nonlinearities are the modules relu1 ... relu5. Without ``batchnorm`` the
+    At width 1 on 3x32x32 input it has 0.17 M parameters and 5.3 M multiply-adds per image: an epoch of CIFAR-10 takes a
+    few seconds on two CPU cores. The nonlinearities are the modules relu1 ... relu5. Without ``batchnorm`` the
     convolutions have biases instead, and nothing in the network undoes a change of scale.
     """
     c1, c2, c3, hidden = (_scaled(c, width) for c in (16, 32, 64, 128))
@@ -48,9 +47,7 @@ def smallcnn(
         layers[f"relu{number}"] = nn.ReLU()
         if number != 2:
             layers[f"pool{number}"] = nn.MaxPool2d(2)
-    layers["flatten"] = nn.Flatten()
-    layers["dense"] = nn.Linear(16 * c3, hidden)
-    layers["relu5"] = nn.ReLU()
+    layers |= {"flatten": nn.Flatten(), "dense": nn.Linear(16 * c3, hidden), "relu5": nn.ReLU()}
     layers["classifier"] = nn.Linear(hidden, num_classes)
     if not batchnorm:
         for layer in layers.values():  # torch's default shrinks the signal from layer to layer
@@ -61,15 +58,11 @@ def smallcnn(
 
 
 def vgg(
-    width: float = 1.0,
-    num_classes: int = 10,
-    in_channels: int = 3,
-    *,
-    stages: tuple[tuple[int, ...], ...] = VGG16,
+    width: float = 1.0, num_classes: int = 10, in_channels: int = 3, *, stages: tuple[tuple[int, ...], ...] = VGG16
 ) -> nn.Sequential:
     """VGG with BatchNorm and one linear layer: conv1, norm1, relu1, conv2, ..., classifier.
 
-    "vgg16" has 13 convolutions, 14.73 M parameters and 313 M multiply-adds an image; "vgg11", the same network with 8
+    "vgg16" has 13 convolutions, 14.73 M parameters and 313 M multiply-adds per image; "vgg11", the same network with 8
     convolutions, 9.23 M and 153 M. Every filter stands alone: no addition ties two layers together.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -82,9 +75,7 @@ def vgg(
             layers[f"relu{number}"] = nn.ReLU()
             before = after
         layers[f"pool{number}"] = nn.MaxPool2d(2)
-    layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(before, num_classes)
-    return _initialised(nn.Sequential(layers))
+    return _as_in_study(**layers, flatten=nn.Flatten(), classifier=nn.Linear(before, num_classes))
 
 
 class Shortcut(nn.Conv2d):
@@ -98,9 +89,9 @@ class Shortcut(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """conv1 - norm1 - relu1 - conv2 - norm2, then the input is added and relu2 applied. Where the shape changes the
-    input goes through ``shortcut``, a 1x1 convolution with BatchNorm. The filters of conv1 stand alone; those of
-    conv2 are tied to other layers by the sum."""
+    """conv1 - norm1 - relu1 - conv2 - norm2, then the input is added and relu2 applied. Where the shape changes, the
+    input goes through ``shortcut``, a 1x1 convolution with BatchNorm. The filters of conv1 stand alone; the sum ties
+    those of conv2 to other layers."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -123,8 +114,8 @@ class ResidualBlock(nn.Module):
 
 class WideBlock(nn.Module):
     """norm1 - relu1 - conv1 - norm2 - relu2 - conv2, then the input is added: BatchNorm and nonlinearity come first
-    ("pre-activation"). Where the shape changes the input goes through ``shortcut``, a bare 1x1 convolution. The filters
-    of conv1 stand alone."""
+    ("pre-activation"). Where the shape changes, the input goes through ``shortcut``, a bare 1x1 convolution. The
+    filters of conv1 stand alone."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -151,21 +142,21 @@ def resnet(
     classifier.
 
     "resnet34c" is the study's "ResNet-34", with 3, 4 and 6 blocks and 27 convolutions of 3x3: 0.51 M parameters and
-    60 M multiply-adds an image. It has the widths of the CIFAR ResNets and nothing of the ImageNet ResNet-34 but its
-    first numbers of blocks, hence the c. "resnet14" has 2 blocks a stage: 0.18 M and 27 M.
+    60 M multiply-adds per image. Its widths are those of the CIFAR ResNets; only its first numbers of blocks are those
+    of the ImageNet ResNet-34, hence the c. "resnet14" has 2 blocks per stage: 0.18 M and 27 M.
     """
     c1, c2, c3 = (_scaled(c, width) for c in (16, 32, 64))
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(in_channels, c1, 3, padding=1)
-    layers["norm"] = nn.BatchNorm2d(c1)
-    layers["relu"] = nn.ReLU()
-    layers["stage1"] = _stage(ResidualBlock, blocks[0], c1, c1, 1)
-    layers["stage2"] = _stage(ResidualBlock, blocks[1], c1, c2, 2)
-    layers["stage3"] = _stage(ResidualBlock, blocks[2], c2, c3, 2)
-    layers["pool"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(c3, num_classes)
-    return _initialised(nn.Sequential(layers))
+    return _as_in_study(
+        conv=nn.Conv2d(in_channels, c1, 3, padding=1),
+        norm=nn.BatchNorm2d(c1),
+        relu=nn.ReLU(),
+        stage1=_stage(ResidualBlock, blocks[0], c1, c1, 1),
+        stage2=_stage(ResidualBlock, blocks[1], c1, c2, 2),
+        stage3=_stage(ResidualBlock, blocks[2], c2, c3, 2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        classifier=nn.Linear(c3, num_classes),
+    )
 
 
 def wide_resnet(
@@ -174,33 +165,33 @@ def wide_resnet(
     """Wide-ResNet, "wrn-depth-factor": three stages of (depth - 4) / 6 :class:`WideBlock`, 16, 32 and 64 times
     ``factor`` channels wide.
 
-    Parameters and multiply-adds an image: wrn-28-10 36.5 M and 5.2 G, wrn-16-4 2.75 M and 0.39 G, wrn-16-2 0.69 M and
+    Parameters and multiply-adds per image: wrn-28-10 36.5 M and 5.2 G, wrn-16-4 2.75 M and 0.39 G, wrn-16-2 0.69 M and
     0.10 G, wrn-10-2 0.30 M and 0.04 G. Modules: conv, stage1.0 ..., norm, relu, classifier.
 
     The released code of the study halves the image in the second convolution of a stage, which costs 13 % (28-10) to
-    29 % (16-4) more, and gives the last BatchNorm a momentum of 0.9; here both are as in the Wide-ResNet paper and in
+    29 % (16-4) more, and gives the last BatchNorm a momentum of 0.9. Here both are as in the Wide-ResNet paper and in
     torch: the first convolution, and 0.1.
     """
     stem, c1, c2, c3 = (_scaled(c, width) for c in (16, 16 * factor, 32 * factor, 64 * factor))
     blocks = (depth - 4) // 6
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(in_channels, stem, 3, padding=1)
-    layers["stage1"] = _stage(WideBlock, blocks, stem, c1, 1)
-    layers["stage2"] = _stage(WideBlock, blocks, c1, c2, 2)
-    layers["stage3"] = _stage(WideBlock, blocks, c2, c3, 2)
-    layers["norm"] = nn.BatchNorm2d(c3)
-    layers["relu"] = nn.ReLU()
-    layers["pool"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(c3, num_classes)
-    return _initialised(nn.Sequential(layers))
+    return _as_in_study(
+        conv=nn.Conv2d(in_channels, stem, 3, padding=1),
+        stage1=_stage(WideBlock, blocks, stem, c1, 1),
+        stage2=_stage(WideBlock, blocks, c1, c2, 2),
+        stage3=_stage(WideBlock, blocks, c2, c3, 2),
+        norm=nn.BatchNorm2d(c3),
+        relu=nn.ReLU(),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        classifier=nn.Linear(c3, num_classes),
+    )
 
 
 class Whitening(nn.Module):
-    """A fixed first layer: patches of 2x2 pixels, seen in the directions in which patches of training images vary, each
-    divided by its standard deviation there; then the same with the sign turned, so that a ReLU loses neither half.
+    """A fixed first layer: the principal components of patches of 2x2 pixels of training images, each divided by its
+    standard deviation; then the same with opposite sign, so that a ReLU loses neither half.
 
-    It is not trained and not pruned: its filters are a buffer, empty until :meth:`learn` is given images, which
+    It is not trained and not pruned: its filters are a buffer, zero until :meth:`learn` is given images, which
     :func:`bridgeout_lite.fit` does before the first step.
     """
 
@@ -217,11 +208,11 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def learn(self, x: Tensor, epsilon: float = 5e-4) -> None:
-        """Take the directions from a batch of normalised images. ``epsilon`` is added to their variances, as the
-        smallest hold little but rounding."""
+        """Learn the filters from a batch of normalised images. ``epsilon`` is added to the variances, as the smallest
+        are mostly rounding."""
         patches = F.unfold(x.double(), 2).transpose(1, 2).flatten(0, 1)
         variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-        directions *= torch.where(directions.sum(0) < 0, -1.0, 1.0)  # eigh may turn their signs as it likes
+        directions *= torch.where(directions.sum(0) < 0, -1.0, 1.0)  # eigh leaves their signs open
         filters = (directions / (variance + epsilon).sqrt()).T.reshape(-1, self.in_channels, 2, 2)
         self.filters.copy_(torch.cat([filters, -filters]))
 
@@ -247,14 +238,14 @@ class Scale(nn.Module):
 
 
 def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> nn.Sequential:
-    """A network that learns CIFAR-10 in few epochs, after the smallest of the "airbench" line: a whitening layer, then
-    three groups of two 3x3 convolutions of 64, 128 and 128 channels, max-pooling after the first of each, and a linear
-    layer without bias on what the strongest place of each channel says, its output divided by 9.
+    """A network that learns CIFAR-10 in few epochs, after the smallest of the "airbench" line: a whitening layer, three
+    groups of two 3x3 convolutions of 64, 128 and 128 channels with a max-pool after the first of each, and a linear
+    layer without bias on each channel's largest value, its output divided by 9.
 
-    At width 1 it has 0.48 M parameters and 54 M multiply-adds an image, at width 0.5 0.12 M and 17 M. Convolutions
-    begin by handing their input on as far as their channels go. There: GELU, another momentum of BatchNorm, no scale
-    in it, and biases behind the whitening; here ReLU, whose zeros are zeros, and BatchNorm as torch has it. The
-    nonlinearities are the modules relu0 ... relu6; ``flatten`` puts out the last features.
+    At width 1 it has 0.48 M parameters and 54 M multiply-adds per image, at width 0.5 0.12 M and 17 M. Convolutions
+    start by passing their input on as far as their channels go. Unlike airbench, which has GELU, BatchNorm without
+    scale and with another momentum, and biases behind the whitening, this has ReLU, whose zeros are exact, and torch's
+    BatchNorm. The nonlinearities are the modules relu0 ... relu6; ``flatten`` puts out the last features.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(whitening=Whitening(in_channels), relu0=nn.ReLU())
     before, number = 8 * in_channels, 0
@@ -269,11 +260,8 @@ def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> n
             layers[f"norm{number}"] = nn.BatchNorm2d(after)
             layers[f"relu{number}"] = nn.ReLU()
             before = after
-    layers["pool"] = nn.AdaptiveMaxPool2d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(before, num_classes, bias=False)
-    layers["scale"] = Scale(1 / 9)
-    return nn.Sequential(layers)
+    layers |= {"pool": nn.AdaptiveMaxPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(layers | {"classifier": nn.Linear(before, num_classes, bias=False), "scale": Scale(1 / 9)})
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -286,7 +274,9 @@ def _stage(
     return nn.Sequential(block(before, after, stride), *(block(after, after, 1) for _ in range(count - 1)))
 
 
-def _initialised(model: nn.Sequential) -> nn.Sequential:
+def _as_in_study(**layers: nn.Module) -> nn.Sequential:
+    """The layers in a row, with the initial weights and biases of the study's convolutions."""
+    model = nn.Sequential(OrderedDict(layers))
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight, gain=2**0.5)
@@ -319,10 +309,10 @@ def build_model(
         width: multiplies the number of channels of every hidden layer; > 0.
         num_classes: size of the output.
         in_channels: 3 for colour.
-        seed: of the initial weights, which leaves torch's own random state as it is; None draws from that.
+        seed: seeds the initial weights, without changing torch's global random state; by default they draw from that.
 
     Raises:
-        ValueError: an unknown name (the message lists the known ones), or a size that is not positive.
+        ValueError: an unknown name (the message has the known ones and the nearest), or a size that is not positive.
     """
     check_choice(name, MODELS, "name")
     check_positive(width, "width", zero=False)

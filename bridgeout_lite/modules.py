@@ -60,7 +60,7 @@ def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
         with evaluating(model), torch.inference_mode():
             out: Tensor = model(example_input.to(device_of(model, example_input)))
             return out
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"the model does not take an example_input of shape {tuple(example_input.shape)} and {example_input.dtype} "

@@ -1,7 +1,7 @@
-r"""Pruning: rank the filters or weights of convolutions, mask them or cut them out, and see what is left.
+r"""Pruning: rank the filters or weights of convolutions, mask them or cut them out, and measure what is left.
 
-Every filter (a channel that a convolution puts out) gets a score, and ``int(O * amount)`` of a layer's O filters, those
-with the lowest scores, go. What happens to them is the *treatment*:
+Every filter (an output channel of a convolution) gets a score, and the ``int(O * amount)`` of a layer's O filters with
+the lowest scores go. What happens to them is the *treatment*:
 
 ====================== ================================================================================================
 zeroed                 ``prune(model, amount)``, the published protocol: the weights of the filter become 0. Its bias
@@ -11,21 +11,20 @@ silenced               ``prune(model, amount, silence=True)``: everything that o
 removed                ``remove_filters(model, amount, example_input)``: the same numbers are cut out; the network
                        computes what the silenced one does, and is smaller.
 recalibrated           ``recalibrate_batchnorm(model, images)``, after any of them: running statistics are estimated
-                       anew, for the network as it now is.
+                       anew for the pruned network.
 ====================== ================================================================================================
 
-Channels that a residual addition (or a depthwise convolution) ties together can only be silenced or removed together:
-there one score is made of all their filters, the root mean square over the convolutions (for L1, the mean). Filters
-that stand alone are picked alike by every treatment. Which channels are tied, and the cutting, is the work of
-Torch-Pruning (Fang et al. 2023, arXiv:2301.12900); masks are those of ``torch.nn.utils.prune``, so they hold in
-fine-tuning.
+Channels that a residual addition (or a depthwise convolution) ties together can only be silenced or removed together.
+They share one score, the root mean square over their convolutions (the mean for "l1" and for functions). Filters that
+stand alone are picked alike by every treatment. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds the ties and
+does the cutting; masks are those of ``torch.nn.utils.prune``, so they hold in fine-tuning.
 
 Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -56,8 +55,9 @@ from .training import Recipe, augment, evaluate, fit
 GRANULARITIES = ("filter", "weight")
 CRITERIA = ("l1", "l2", "bn", "folded", "random")
 SCOPES = ("layer", "global", "filter")
+Criterion = str | Callable[[nn.Conv2d, list[_BatchNorm]], Tensor]
 
-# Training batches that estimate BatchNorm's statistics, where their number is not given.
+# Training batches from which BatchNorm's statistics are estimated by default.
 BATCHES = 50
 
 
@@ -66,7 +66,7 @@ def prune(
     amount: float,
     *,
     granularity: str = "filter",
-    criterion: str = "l2",
+    criterion: Criterion = "l2",
     scope: str = "layer",
     silence: bool = False,
     example_input: Tensor | None = None,
@@ -75,23 +75,24 @@ def prune(
     r"""Mask the lowest-scoring filters or weights of every ``nn.Conv2d``. Changes ``model`` and returns it.
 
     Args:
-        model: any module; it is touched only when everything has been checked.
-        amount: share of the filters or weights to prune, 0 <= amount < 1; those that are zero already count. A layer
-            keeps at least one.
+        model: any module; it is changed only after everything has been checked.
+        amount: share of the filters or weights to prune, 0 <= amount < 1, including those that are zero already. At
+            least one per layer remains.
         granularity: "filter" or "weight".
         criterion: the score of a filter w. "l1" and "l2": its norm. "bn": the scale :math:`|\gamma|` of the BatchNorm
             behind it. "folded": :math:`\lVert w\rVert_2\,|\gamma|/\sqrt{\sigma^2+\varepsilon}`, the norm once BatchNorm
             is folded into the weights. "random": uniform. A weight's score is its magnitude, folded or not, or random.
             The BatchNorms behind a filter are those that its output reaches before any other layer, directly or through
-            additions; of several the root mean square counts.
-        scope: where scores are compared. "layer": within each layer. "global": over all layers; L1 and L2 scores are
-            first divided by their root mean square over the layer, since BatchNorm makes the scale of a layer's weights
-            arbitrary. "filter" (weights only, the published way): within each filter.
-        silence: mask all that only serves the filter, instead of its weights alone (see the head of this module).
+            additions; several count by their root mean square. Or a function ``(conv, norms) -> scores`` of the
+            convolution and the list of BatchNorms behind it; scores have one number per filter, or per weight.
+        scope: where scores are compared. "layer": within each layer. "global": over all layers; "l1" and "l2" scores
+            are first divided by their root mean square over the layer, since BatchNorm makes the scale of a layer's
+            weights arbitrary. "filter" (weights only, the published way): within each filter.
+        silence: mask everything that only serves the filter, not just its weights (see the top of this module).
             Channels that are an output of the model stay.
-        example_input: a batch as the model takes it, to see how layers are connected; only silencing and the criteria
-            "bn" and "folded" ask for it. None tries one black image of 32x32.
-        generator: of the draws of "random", in the order of ``model.modules()``; None is torch's global one.
+        example_input: a batch as the model takes it, to trace how layers are connected; needed for silencing and for
+            the criteria "bn", "folded" and functions. Defaults to one black image of 32x32.
+        generator: source of the "random" draws, in the order of ``model.modules()``; defaults to torch's global one.
 
     Raises:
         ValueError: a bad argument or combination; a model without convolutions, with weights that are not finite, under
@@ -116,17 +117,17 @@ def remove_filters(
     amount: float,
     example_input: Tensor,
     *,
-    criterion: str = "l2",
+    criterion: Criterion = "l2",
     scope: str = "layer",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """A smaller network without the filters that :func:`prune` with ``silence=True`` masks: same outputs, up to
-    rounding, on ``example_input`` (that is checked). ``model`` is left as it is.
+    """A smaller network without the filters that :func:`prune` with ``silence=True`` masks. Its outputs are the same up
+    to rounding, which is checked on ``example_input``. ``model`` is left as it is.
 
-    Arguments and errors as for :func:`prune`; masks that the model carries become ordinary zeros. ValueError also
-    if the smaller network's output differs, which means that the model mixes channels where no module shows it.
+    Arguments and errors: see :func:`prune`. Masks that the model carries become ordinary zeros. ValueError also if the
+    outputs differ, which means that the model mixes channels where no module shows it.
 
-    The same shape untrained, as a control for scope "layer": ``remove_filters(fresh_model, amount, example_input)``.
+    With scope "layer", ``remove_filters(fresh_model, amount, example_input)`` has the same shape, untrained: a control.
     """
     plan = _plan(model, amount, "filter", criterion, scope, True, example_input, generator)
     names = names_of(plan.graph)
@@ -145,17 +146,16 @@ def recalibrate_batchnorm(
 ) -> nn.Module:
     """Estimate the running statistics of every BatchNorm anew. Changes ``model`` and returns it.
 
-    Each becomes the plain mean over ``batches`` batches of training images (all there are, if they are fewer), drawn
-    without replacement. Only BatchNorm is in training mode: dropout and noise are off. If anything fails the old
-    statistics are put back.
+    They become the plain mean over at most ``batches`` batches of training images, drawn without replacement. Only
+    BatchNorm is in training mode: dropout and noise are off. If anything fails the old statistics are restored.
 
     ``flip`` and ``crop`` augment the images as :class:`bridgeout_lite.Recipe` does, and should be those of the
-    training: statistics of images as they are cost a network that was trained on shifted ones about two points of
+    training: statistics of unshifted images cost a network that was trained on shifted ones about two points of
     accuracy (CIFAR-10, small VGG).
 
     Raises:
-        ValueError: no BatchNorm with running statistics; batches or batch_size < 1; no training images; statistics that
-            come out infinite or NaN.
+        ValueError: no BatchNorm with running statistics; batches or batch_size < 1; no training images; infinite or NaN
+            statistics.
     """
     check_whole(batches, "batches")
     check_whole(batch_size, "batch_size")
@@ -175,13 +175,13 @@ def recalibrate_batchnorm(
         with evaluating(model), torch.no_grad():
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # torch's word for the plain mean over batches
+                norm.momentum = None  # the plain mean over batches
                 norm.train()
             for part in parts:
                 batch = augment(x[part.to(x.device)].cpu(), bool(flip), crop, draws)  # drawn alike on every device
                 model(images.normalize(batch.to(device)))
         if not all(b.isfinite().all() for norm in norms for b in norm.buffers()):
-            raise ValueError("the statistics come out infinite or NaN: load a sound checkpoint; the old ones are kept")
+            raise ValueError("the new statistics are infinite or NaN: load a sound checkpoint; the old ones are kept")
     except BaseException:
         for buffer, old in zip((b for norm in norms for b in norm.buffers()), before, strict=True):
             buffer.copy_(old)
@@ -193,16 +193,17 @@ def recalibrate_batchnorm(
 
 
 def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
-    r"""How far the running statistics of each BatchNorm are from what passes through it now, in evaluation mode.
+    r"""How far the running statistics of each BatchNorm are from those of its present input, in evaluation mode.
 
     Args:
-        model: with BatchNorm that keeps running statistics. inputs: one batch, as the model takes it.
+        model: with BatchNorm that keeps running statistics.
+        inputs: one batch, as the model takes it.
 
     Returns:
-        One row a BatchNorm, in the order in which they are run: layer; shift, the root mean square over channels of
+        One row per BatchNorm, in the order of execution: layer; shift, the root mean square over channels of
         :math:`(m - \mu)/\sqrt{\sigma^2 + \varepsilon}`, where m is the channel's mean over the batch and
         :math:`\mu, \sigma^2` are the running statistics; variance_ratio, the median over channels of variance over
-        running variance. Channels that are constant now are left out; a layer without any other gets nan.
+        running variance. Channels that are constant now are left out; a layer with no other channels gets nan.
 
     Raises:
         ValueError: no BatchNorm with running statistics; an input that the model does not take.
@@ -235,7 +236,7 @@ def curve(
     amounts: Iterable[float],
     *,
     granularity: str = "filter",
-    criterion: str = "l2",
+    criterion: Criterion = "l2",
     scope: str = "layer",
     silence: bool = False,
     recalibrate: int | bool = False,
@@ -248,22 +249,22 @@ def curve(
     """Prune copies of one trained model by each of ``amounts`` and evaluate them. ``model`` is left as it is.
 
     Args:
-        model, granularity, criterion, scope, silence: as for :func:`prune`.
-        images: what to evaluate on and, if asked for, to recalibrate and fine-tune with.
+        model, granularity, criterion, scope, silence: see :func:`prune`.
+        images: to evaluate on and, if asked for, to recalibrate and fine-tune with.
         amounts: shares, each 0 <= amount < 1.
         recalibrate: training batches of 128 for :func:`recalibrate_batchnorm`; True is 50, False none.
         remove: cut the filters out instead of masking them (:func:`remove_filters`).
-        recipe: fine-tune by :func:`bridgeout_lite.fit` with it after all that; masks hold.
-        split: "valid" or "test" ("train" also works): what is evaluated. precision: of the evaluation, "float32" or
-            "bfloat16".
-        seed: of random picks (the same order for every amount), of the recalibration's images, and of fine-tuning.
+        recipe: last, fine-tune with it by :func:`bridgeout_lite.fit`; masks hold. Default: no fine-tuning.
+        split: the images to evaluate on, "train", "valid" or "test".
+        precision: "float32" or "bfloat16", of the evaluation.
+        seed: seeds random picks (the same order for every amount), the images for recalibration, and fine-tuning.
 
     Returns:
-        One row an amount: amount, treatment (such as "silenced, recalibrated"), accuracy (%), loss (nats), parameters
-        and macs (multiply-adds an image) of the network that is run, and nonzero, its parameters that are not 0.
+        One row per amount: amount, treatment (such as "silenced, recalibrated"), accuracy (%), loss (nats), parameters
+        and macs (multiply-adds per image) of the evaluated network, and nonzero, its parameters that are not 0.
 
     Raises:
-        ValueError: as the functions above; all amounts are checked first.
+        ValueError: see the functions above; all amounts are checked first.
     """
     shares = [check_share(amount, "amount") for amount in amounts]
     if not shares:
@@ -304,8 +305,8 @@ def curve(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What would be done: masks by (layer, parameter), true where a number stays; the channels to cut by layer of
-    ``graph.model``, a plain copy of the model; and that graph, if one was needed."""
+    """Masks by (layer, parameter), true where a number stays; the channels to cut, by convolution of ``graph.model``, a
+    plain copy of the model; and that graph, if one was needed."""
 
     masks: dict[tuple[str, str], Tensor]
     picks: dict[nn.Conv2d, list[int]]
@@ -316,16 +317,17 @@ def _plan(
     model: nn.Module,
     amount: float,
     granularity: str,
-    criterion: str,
+    criterion: Criterion,
     scope: str,
     silence: bool,
     example_input: Tensor | None,
     generator: torch.Generator | None,
 ) -> _Plan:
-    """All checks and all decisions, worked out on a copy of the model."""
+    """All checks and all decisions, made on a copy of the model."""
     amount = check_share(amount, "amount")
     check_choice(granularity, GRANULARITIES, "granularity")
-    check_choice(criterion, CRITERIA, "criterion")
+    if not callable(criterion):
+        check_choice(criterion, CRITERIA, "criterion")
     check_choice(scope, SCOPES, "scope")
     if granularity == "weight" and (silence or criterion == "bn"):
         what = "silence=True" if silence else "criterion='bn'"
@@ -335,11 +337,15 @@ def _plan(
     check_model(model)
     plain = plain_copy(model)
     convs = {name: module for name, module in plain.named_modules() if isinstance(module, nn.Conv2d)}
-    graph = trace(plain, example_input) if silence or criterion in ("bn", "folded") else None
+    graph = trace(plain, example_input) if silence or callable(criterion) or criterion in ("bn", "folded") else None
     scores = {}
     for name, conv in convs.items():
-        scale = _scale(graph, name, conv, criterion) if criterion in ("bn", "folded") else None
-        scores[conv] = _score(conv, scale, granularity, criterion, generator)
+        shape = conv.weight.shape if granularity == "weight" else conv.weight.shape[:1]
+        if callable(criterion):
+            scores[conv] = _asked(criterion, model, graph, name, shape)
+        else:
+            scale = _scale(graph, name, conv, criterion) if criterion in ("bn", "folded") else None
+            scores[conv] = _score(conv, scale, shape, criterion, generator)
     if silence:
         channels = tied_channels(graph, scores, criterion)
         picks = {conv: p.nonzero().flatten().tolist() for conv, p in _pick(channels, amount, criterion, scope).items()}
@@ -347,35 +353,44 @@ def _plan(
     zeroed = {}
     picked = _pick(scores, amount, criterion, scope)
     for name, conv in convs.items():
-        if picked[conv].any():  # one truth value a filter, or one a weight
+        if picked[conv].any():  # one truth value per filter, or per weight
             kept = ~_beside(picked[conv], conv.weight).expand_as(conv.weight)
             zeroed[name, "weight"] = kept.to(conv.weight.device)
     return _Plan(zeroed, {}, graph)
 
 
+def _asked(criterion: Any, model: nn.Module, graph: Any, name: str, shape: torch.Size) -> Tensor:
+    """The scores that a function gives a convolution of the model itself, whose gradients it may have."""
+    names = names_of(graph)
+    norms = [model.get_submodule(names[norm]) for norm in _norms_behind(graph, graph.model.get_submodule(name))]
+    found = criterion(model.get_submodule(name), norms)
+    if not isinstance(found, Tensor) or found.shape != shape or not found.isfinite().all():
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"criterion must give {name!r} finite scores of shape {tuple(shape)}, got {got}")
+    return found.detach().cpu().double()
+
+
 def _score(
-    conv: nn.Conv2d, scale: Tensor | None, granularity: str, criterion: str, generator: torch.Generator | None
+    conv: nn.Conv2d, scale: Tensor | None, shape: torch.Size, criterion: str, generator: torch.Generator | None
 ) -> Tensor:
-    """What the lowest of goes first: one number a filter, or one a weight. In float64: weight decay leaves norms whose
-    squares are below the floats."""
-    w = conv.weight.detach().cpu().double()
+    """One number per filter or weight; in float64, as weight decay leaves norms whose squares vanish in float32."""
     if criterion == "random":
-        shape = w.shape if granularity == "weight" else w.shape[:1]
         return torch.rand(shape, generator=generator, device=generator.device if generator else None).cpu().double()
     if criterion == "bn":
         assert scale is not None
         return scale
-    size = w.abs() if granularity == "weight" else filter_norms(w, 1.0 if criterion == "l1" else 2.0)
+    w = conv.weight.detach().cpu().double()
+    size = w.abs() if shape == w.shape else filter_norms(w, 1.0 if criterion == "l1" else 2.0)
     return size if scale is None else size * _beside(scale, size)
 
 
 def _beside(values: Tensor, other: Tensor) -> Tensor:
-    """``values`` with dimensions of 1 appended, as many as ``other`` has more."""
+    """``values`` with dimensions of 1 appended, up to as many as ``other`` has."""
     return values.view(*values.shape, *(1,) * (other.dim() - values.dim()))
 
 
-def _pick(scores: dict[nn.Conv2d, Tensor], amount: float, criterion: str, scope: str) -> dict[nn.Conv2d, Tensor]:
-    """For each layer, true where a score is among the ``int(n * amount)`` lowest of the n that it is compared with."""
+def _pick(scores: dict[nn.Conv2d, Tensor], amount: float, criterion: Criterion, scope: str) -> dict[nn.Conv2d, Tensor]:
+    """For each layer, true where a score is among the ``int(n * amount)`` lowest of the n it is compared with."""
     if scope != "global":
         rows = {conv: s.flatten(1) if scope == "filter" else s.flatten() for conv, s in scores.items()}
         return {c: _lowest(r, int(r.shape[-1] * amount)).view_as(scores[c]) for c, r in rows.items()}
@@ -384,7 +399,7 @@ def _pick(scores: dict[nn.Conv2d, Tensor], amount: float, criterion: str, scope:
         s = s.flatten()
         if criterion in ("l1", "l2"):
             s = s / s.square().mean().sqrt().clamp_min(torch.finfo(s.dtype).tiny)
-        flat.append(s.index_fill(0, s.argmax(), float("inf")))  # the last of a layer stays
+        flat.append(s.index_fill(0, s.argmax(), math.inf))  # the best of a layer stays
     pool = torch.cat(flat)
     k = min(int(len(pool) * amount), len(pool) - len(flat))
     parts = _lowest(pool, k).split([len(s) for s in flat])
@@ -397,19 +412,25 @@ def _lowest(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, True)
 
 
-def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
-    """Root mean square of the scales of the BatchNorms behind each filter of ``conv``."""
-    behind, queue = set(), list(graph.module2node[conv].outputs) if conv in graph.module2node else []
-    seen = set()
+def _norms_behind(graph: Any, conv: nn.Conv2d) -> list[_BatchNorm]:
+    """The BatchNorms that the output of ``conv`` reaches before any other layer with parameters."""
+    found, seen = {}, set()
+    queue = list(graph.module2node[conv].outputs) if conv in graph.module2node else []
     while queue:
         node = queue.pop()
         if node in seen:
             continue
         seen.add(node)
         if isinstance(node.module, _BatchNorm):
-            behind.add(node.module)
+            found[node.module] = None
         elif not any(True for _ in getattr(node.module, "parameters", tuple)()):
             queue += node.outputs
+    return list(found)
+
+
+def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
+    """Root mean square of the scales of the BatchNorms behind each filter of ``conv``."""
+    behind = _norms_behind(graph, conv)
     total = torch.zeros(conv.out_channels, dtype=torch.float64)
     members = torch.zeros_like(total)
     for item in group_of(graph, conv, list(range(conv.out_channels))) if behind else ():

@@ -1,9 +1,7 @@
 """Training: a recipe, one loop, and a history. Small enough to read in one sitting, fast enough for two CPU cores.
 
 The whole data set sits on the device as uint8; batches are cut, augmented and normalised there. Within an epoch nothing
-that the device has computed is read back, so a GPU is never waited for. Every epoch draws from generators seeded by
-(seed, epoch), so a run resumed from the checkpoint of any epoch ends with the same bits as one that was never stopped,
-on the same machine and device.
+is read back from the device, so a GPU never waits. Seeds and checkpoints: see :mod:`bridgeout_lite.epochs`.
 """
 
 import dataclasses
@@ -35,8 +33,10 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 FLIPS = (False, True, "alternating")
 VIEWS = ("one", "flip", "shift")
 
+# Training images that a whitening layer learns from.
+WHITENED = 5000
 
-# What a recipe's spec leaves out at these values.
+# A recipe's spec leaves these out at these values.
 OMITTED_DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "bias_lr": 1.0}
 
 
@@ -46,16 +46,17 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training split.
-        batch_size: images a step; the last, incomplete batch of an epoch is left out.
-        lr: peak learning rate. momentum, weight_decay: of SGD; weight decay acts on every parameter.
+        batch_size: images per step; an incomplete final batch is dropped.
+        lr: peak learning rate.
+        momentum, weight_decay: as SGD has them; weight decay acts on every parameter.
         schedule: "onecycle" (up for a fifth of the run, then down to zero), "cosine", "steps" (times ``gamma`` after
             each epoch of ``milestones``) or "constant".
         flip: mirror half of the images; "alternating": those that are mirrored in one epoch are not in the next.
-        crop: shift by up to so many pixels, filling with black.
-        clip: the gradient's norm is cut to this; None leaves it. Noise with q < 2 has heavy-tailed gradients.
+        crop: shift by at most this many pixels, filling with black.
+        clip: largest norm of the gradient (default: no limit). Noise with q < 2 has heavy-tailed gradients.
         precision: "bfloat16" runs the forward pass under autocast; "auto" does so where the hardware has it.
-        label_smoothing: so much of a label's weight is spread evenly over all classes.
-        bias_lr: the learning rate of biases and of BatchNorm's shifts, in units of ``lr``.
+        label_smoothing: share of a label's weight that is spread evenly over all classes.
+        bias_lr: learning rate of biases and of BatchNorm's shifts, in units of ``lr``.
     """
 
     epochs: int = 10
@@ -93,15 +94,15 @@ class Recipe:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The recipe as JSON values, for the spec of an experiment. What was added to recipes later is left out where
-        it changes nothing, so that older records keep their fingerprints."""
+        """The recipe as JSON values, for the spec of an experiment. Fields added after the first records were made are
+        left out at their defaults, so that older fingerprints stay valid."""
         fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
         return {k: v for k, v in fields.items() if k not in OMITTED_DEFAULTS or v != OMITTED_DEFAULTS[k]}
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What happened: one row an epoch, in ``frame``: epoch, lr, train_loss and valid_loss (nats), train_accuracy and
+    """A training run. ``frame`` has one row per epoch: epoch, lr, train_loss and valid_loss (nats), train_accuracy and
     valid_accuracy (%), seconds, images_per_second."""
 
     frame: pd.DataFrame
@@ -136,11 +137,7 @@ class Regulariser:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """ "auto" is CUDA, else Apple's MPS, else the CPU; anything else is taken at its word.
-
-    Raises:
-        ValueError: a device that this torch does not know or cannot reach.
-    """
+    """ "auto" is CUDA, else Apple's MPS, else the CPU; ValueError for a device that this torch cannot reach."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -182,29 +179,30 @@ def fit(
     """Train ``model`` in place on ``images.train``, watching ``images.valid``. The test split is not touched.
 
     Args:
-        model: any classifier of the images; it is moved to the device.
+        model: any classifier of the images; it is moved to the device. In a model that is in training mode, modules in
+            evaluation mode stay so: that is how to freeze a BatchNorm.
         images: from :func:`bridgeout_lite.load_images`.
-        recipe: None is ``Recipe()``.
-        seed: of the order of the images, the augmentation and the noise (not of the model's initial weights).
+        recipe: defaults to ``Recipe()``.
+        seed: seeds the order of the images, the augmentation and the noise (not the model's initial weights).
         device: see :func:`pick_device`.
-        checkpoint: a file that is rewritten after every epoch; if it exists the run goes on from it.
+        checkpoint: a file that is rewritten after every epoch; if it exists the run resumes from it.
         progress: show a bar with loss, accuracy and time left (the environment variable TQDM_DISABLE hides it).
         on_epoch: called after each epoch with its row of the history.
-        graph: record forward and backward pass as a CUDA graph and replay it. Starting its hundreds of kernels one by
-            one is what a small network costs most on a GPU. The model must run the same operations at every step and
-            read no value back.
-        regulariser: its penalty is added to the loss, and it may act after each step.
-        watch: called with the model, in evaluation mode, at the end of each epoch; what it returns is added to the
-            epoch's row of the history.
+        graph: record forward and backward pass as a CUDA graph and replay it. On a GPU a small network spends most of
+            its time on launching hundreds of kernels. The model must run the same operations at every step and read no
+            value back.
+        regulariser: adds its penalty to the loss, and may act after each step.
+        watch: called with the model, in evaluation mode, at the end of each epoch; the values it returns are added to
+            the epoch's row of the history.
 
     Raises:
         ValueError: fewer training images than one batch; no validation images; an unusable device, or ``graph`` on
             one other than CUDA.
         CheckpointError: the checkpoint is unreadable, belongs to another model, recipe, seed or data set, or cannot
-            be written (found out before training starts).
+            be written (checked before training starts).
         RuntimeError: ``graph``, and the model cannot be recorded.
         FloatingPointError: the loss is no longer finite.
-        KeyboardInterrupt: passed on, after one line that says from which epoch a second call goes on.
+        KeyboardInterrupt: passed on, after one line that says from which epoch the same call would resume.
     """
     recipe = recipe or Recipe()
     device = pick_device(device)
@@ -261,30 +259,26 @@ def fit(
     return History(pd.DataFrame(rows), precision, str(device))
 
 
-# Training images that a whitening layer looks at.
-WHITENED = 5000
-
-
 def prepare(model: nn.Module, images: Images) -> None:
-    """Give whitening layers that have not been given any their filters, from the first training images."""
+    """Let whitening layers without filters learn them from the first training images."""
     for module in model.modules():
         if isinstance(module, Whitening) and not module.ready:
             module.learn(images.normalize(images.train.x[:WHITENED]))
 
 
 def _turned(count: int, epoch: int, seed: int) -> Tensor:
-    """Which images an epoch of alternating flips mirrors: a coin for each, thrown once a run, turned every epoch."""
+    """Which images an epoch of alternating flips mirrors: one coin per image and run, turned every epoch."""
     coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(epoch_seed(seed, -1)))
     return (coins + epoch) % 2 == 1
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> Any:
-    """The parameters as the optimizer takes them: in two groups if biases have a learning rate of their own."""
+    """The parameters for the optimizer: two groups if biases have a learning rate of their own."""
     if recipe.bias_lr == 1.0:
         return model.parameters()
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     others = [p for name, p in model.named_parameters() if not name.endswith("bias")]
-    # weight decay takes lr times weight_decay off: as much of both
+    # weight decay subtracts lr times weight_decay: the same from both groups
     decay = recipe.weight_decay / recipe.bias_lr
     return [{"params": others}, {"params": biases, "lr": recipe.lr * recipe.bias_lr, "weight_decay": decay}]
 
@@ -292,11 +286,11 @@ def _groups(model: nn.Module, recipe: Recipe) -> Any:
 def _learn(
     model: nn.Module, recipe: Recipe, precision: str, regulariser: Regulariser | None, x: Tensor, y: Tensor
 ) -> Tensor:
-    """Leave the gradients of one batch in the parameters; return its loss and share of hits, on the device."""
+    """Compute the gradients of one batch; return its loss and share of hits, on the device."""
     model.zero_grad(set_to_none=True)
     with autocast(x.device, precision):
         logits = model(x)
-    y = y.repeat(len(logits) // len(y))  # a model under noise may answer each image several times
+    y = y.repeat(len(logits) // len(y))  # a model may answer each image several times, under several draws
     loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
     (loss if regulariser is None else loss + regulariser.penalty(model)).backward()
     if recipe.clip is not None:
@@ -323,7 +317,7 @@ def _epoch(
     steps = len(y) // recipe.batch_size
     draws = torch.Generator(x.device).manual_seed(epoch_seed(seed, epoch) + 1)
     order = torch.randperm(len(y), generator=draws, device=x.device)
-    totals = torch.zeros(2, device=x.device)  # summed loss and hits stay on the device: no waiting inside an epoch
+    totals = torch.zeros(2, device=x.device)  # loss and hits stay on the device until the epoch ends
     normalize = images.normalizer(x.device)
     lr = optimizer.param_groups[0]["lr"]
     turned = _turned(len(y), epoch, seed).to(x.device) if recipe.flip == "alternating" else None
@@ -341,7 +335,7 @@ def _epoch(
     train_loss, train_hits = (totals / steps).tolist()
     seconds = time.perf_counter() - start
     valid_loss, valid_accuracy = evaluate(model, images, "valid", precision=precision)
-    if not math.isfinite(train_loss + valid_loss):  # the last step alone may have thrown the weights off
+    if not math.isfinite(train_loss + valid_loss):  # the validation loss sees the last step too
         raise FloatingPointError(
             f"the training loss is {train_loss} and the validation loss {valid_loss} in epoch {epoch + 1}: "
             f"lower lr (now {recipe.lr:g}) or p, or set clip"
@@ -371,7 +365,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (%) of ``model`` on one split, in evaluation mode, on the model's device.
 
-    ``views`` is "one", the image as it is; "flip", the mean answer to it and its mirror image; "shift", the same with
+    ``views`` is "one", the image itself; "flip", the mean answer to it and its mirror image; "shift", the same with
     half of the weight on both shifted by one pixel, up and left or down and right.
 
     Raises:
@@ -407,9 +401,9 @@ def _answer(model: nn.Module, x: Tensor, views: str) -> Tensor:
 
 
 def augment(x: Tensor, flip: bool | Tensor, crop: int, generator: torch.Generator | None = None) -> Tensor:
-    """Mirror half of a batch (n, c, h, w) of uint8 images and shift each by up to ``crop`` pixels, filling with zeros
+    """Mirror half of a batch (n, c, h, w) of uint8 images and shift each by at most ``crop`` pixels, filling with zeros
     (black): torchvision's RandomHorizontalFlip and RandomCrop(padding=crop) for a whole batch at once. ``flip`` may
-    also say for each image whether it is mirrored."""
+    also be a tensor (n,) of truth values, the images to mirror."""
     n, _, height, width = x.shape
     if crop:
         shift = torch.randint(0, 2 * crop + 1, (2, n), generator=generator, device=x.device)
@@ -423,7 +417,7 @@ def augment(x: Tensor, flip: bool | Tensor, crop: int, generator: torch.Generato
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """bfloat16 autocast on ``device``, switched on if ``precision`` says so."""
+    """bfloat16 autocast on ``device`` if ``precision`` is "bfloat16", else nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -432,7 +426,7 @@ def make_scheduler(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     library, total = torch.optim.lr_scheduler, recipe.epochs * steps
     if recipe.schedule == "onecycle":
-        rise = max(0.2, 2 / (total + 1))  # at least one step up: OneCycleLR divides by their number
+        rise = max(0.2, 2 / (total + 1))  # at least one step up: OneCycleLR divides by the number of them
         return library.OneCycleLR(
             optimizer, recipe.lr, total_steps=total + 1, pct_start=rise, anneal_strategy="linear", cycle_momentum=False
         )

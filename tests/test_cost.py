@@ -7,35 +7,36 @@ import torch
 import torch_pruning
 from refusals import refused
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import bridgeout_lite as bl
-from bridgeout_lite.models import MODELS
+from bridgeout_lite.models import MODELS, Whitening
 
 
-def other_tools(model, image):
-    """Multiply-adds of convolutions and linear layers for one image, and parameters, by two other tools."""
-    model.eval()
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        model(image)
-    _, parameters, layers, _ = torch_pruning.utils.count_ops_and_params(model, image, layer_wise=True)
-    macs = 0
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            macs += layers[module]
-            if module.bias is not None:  # Torch-Pruning counts an addition an output as well
-                macs -= module(torch.zeros(1, *shape_in(model, module, image)[1:])).numel()
-    assert flops.get_total_flops() % 2 == 0
-    return parameters, flops.get_total_flops() // 2, macs
+def by_layers(model, image):
+    """Multiply-adds of convolutions and linear layers for one image, and parameters: by the formula and by
+    Torch-Pruning."""
+    by_formula, outputs, handles = [], {}, []
 
+    def note(module, inputs, out):
+        outputs[module] = out
+        weight = module.filters if isinstance(module, Whitening) else module.weight
+        by_formula.append(out.numel() * weight[0].numel())
 
-def shape_in(model, module, image):
-    shapes = []
-    handle = module.register_forward_pre_hook(lambda m, inputs: shapes.append(inputs[0].shape))
+    for module in model.eval().modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | Whitening):
+            handles.append(module.register_forward_hook(note))
     with torch.no_grad():
         model(image)
-    handle.remove()
-    return shapes[0]
+    for handle in handles:
+        handle.remove()
+    _, parameters, layers, _ = torch_pruning.utils.count_ops_and_params(model, image, layer_wise=True)
+    by_pruner = 0
+    for (module, out), formula in zip(outputs.items(), by_formula, strict=True):
+        if isinstance(module, Whitening):  # a convolution that is called as a function
+            by_pruner += formula
+        else:  # Torch-Pruning counts the addition of a bias as well
+            by_pruner += layers[module] - (0 if module.bias is None else out.numel())
+    return parameters, sum(by_formula), by_pruner
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "wrn-28-10"])
@@ -44,8 +45,27 @@ def test_counts_equal_those_of_other_tools(name, amount):
     image = torch.zeros(1, 3, 32, 32)
     model = bl.pruning.remove_filters(bl.build_model(name, width=0.125), amount, image)
     parameters, macs = bl.cost.count(model, image)
-    assert (parameters, macs, macs) == other_tools(model, image)
+    assert (parameters, macs, macs) == by_layers(model, image)
     assert bl.cost.count(model, torch.zeros(3, 3, 32, 32)) == (parameters, macs)  # of one sample
+
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_what_no_module_shows_is_counted_too():
+    assert bl.cost.count(Attention(), torch.zeros(2, 3, 5, 4)) == (
+        0,
+        2 * 3 * 5 * 5 * 4,
+    )  # two products
+    encoder, fused = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), torch.backends.mha.get_fastpath_enabled()
+    projections, hidden, attention = 4 * 16 * 16, 2 * 16 * 32, 2 * 5 * 16
+    assert bl.cost.count(encoder, torch.zeros(2, 5, 16))[1] == 5 * (projections + hidden + attention)
+    assert torch.backends.mha.get_fastpath_enabled() is fused
+    with pytest.raises(ValueError, match="does not take"):
+        bl.cost.count(encoder, torch.zeros(2, 5, 17))
+    assert torch.backends.mha.get_fastpath_enabled() is fused
 
 
 def test_counts_by_hand():
@@ -61,9 +81,6 @@ def test_counts_by_hand():
     by_hand = 6 * 49 * 4 * 9 + 6 * 9 * 9 + 6 * 9 * 4 * 4 + 2 * 144 * 144
     parameters = 6 * 4 * 9 + 6 + 6 * 9 + 6 + 6 * 4 * 4 + 4 + 144 * 144
     assert bl.cost.count(model, x) == (parameters, by_hand)
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        model(x)
-    assert flops.get_total_flops() == 2 * 2 * by_hand
     sequence = nn.Conv1d(3, 5, 4)
     assert bl.cost.count(sequence, torch.zeros(1, 3, 10)) == (3 * 5 * 4 + 5, 5 * 7 * 3 * 4)
 

@@ -27,9 +27,11 @@ QUICK = bl.Recipe(epochs=1, batch_size=64, lr=0.05, precision="float32")
 
 
 def spread(model, seed=0):
-    """Biases, scales, shifts and statistics as training leaves them: none of them 0 or 1."""
+    """Weights, biases, scales, shifts and statistics as training leaves them: none of them 0 or 1."""
     draws = torch.Generator().manual_seed(seed)
     for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.dim() == 4 and (value == 0).any():  # airnet's convolutions start as the identity
+            value.data += torch.empty(value.shape).uniform_(-0.1, 0.1, generator=draws)
         if value.dim() == 1:
             low, high = (0.5, 1.5) if name.endswith(("weight", "running_var")) else (-1.0, 1.0)
             value.data.uniform_(low, high, generator=draws)
@@ -126,6 +128,53 @@ def test_criteria(known, criterion, order, silence):
         model = copy.deepcopy(known)
         prune(model, k / 4, criterion=criterion, silence=silence, example_input=torch.zeros(1, 2, 3, 3))
         assert zeroed(model[0]) == set(order[:k])
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet34c", "wrn-10-2", "airnet"])
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_criterion_may_be_a_function(name, silence):
+    """Here one that says again what the built-in ones say, and one that turns it round."""
+
+    def l1(conv, norms):
+        return conv.weight.abs().sum((1, 2, 3))
+
+    options = {"silence": silence, "example_input": IMAGE, "amount": 0.5}
+    ours, built_in = prune(build(name), criterion=l1, **options), prune(build(name), criterion="l1", **options)
+    assert same(state(apply_masks(ours)), state(apply_masks(built_in)))
+    other = prune(build(name), criterion=lambda conv, norms: -l1(conv, norms), **options)
+    assert not same(state(apply_masks(other)), state(built_in))
+
+
+def test_a_function_sees_the_model_itself_and_the_norms_behind():
+    model, seen = build("resnet14"), {}
+    model(images_like()).sum().backward()
+
+    def taylor(conv, norms):
+        seen[conv] = norms
+        return (conv.weight * conv.weight.grad).sum((1, 2, 3)).abs()
+
+    expected = {name: (c.weight * c.weight.grad).sum((1, 2, 3)).abs() for name, c in convolutions(model).items()}
+    pruned = prune(model, 0.25, criterion=taylor)
+    assert pruned is model and list(seen) == list(convolutions(model).values())
+    for name, conv in convolutions(model).items():
+        assert zeroed(conv) == set(expected[name].argsort()[: conv.out_channels // 4].tolist())
+    assert seen[model.stage1[0].conv1] == [model.stage1[0].norm1]
+    weights = prune(build("smallcnn"), 0.5, granularity="weight", criterion=lambda conv, norms: conv.weight.abs())
+    assert same(state(weights), state(prune(build("smallcnn"), 0.5, granularity="weight")))
+    cut = remove_filters(build("smallcnn"), 0.5, IMAGE, criterion=lambda conv, norms: norms[0].weight)
+    assert same(state(cut), state(remove_filters(build("smallcnn"), 0.5, IMAGE, criterion="bn")))
+
+
+@pytest.mark.parametrize(
+    "scores, got", [(torch.ones(3), "(3,)"), ([1.0], "list"), (torch.full((2,), math.nan), "(2,)"), (None, "NoneType")]
+)
+def test_a_function_that_gives_no_scores(scores, got):
+    model = build("smallcnn")
+    before = state(model)
+    with pytest.raises(ValueError) as error:
+        prune(model, 0.5, criterion=lambda conv, norms: scores)
+    assert one_line(error) == f"criterion must give 'conv1' finite scores of shape (2,), got {got}"
+    assert same(state(model), before)
 
 
 def test_random_picks_are_those_of_the_generator():
