@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -312,10 +313,7 @@ def build_model(
     Raises:
         ValueError: an unknown name (the message lists the known ones), or a size that is not positive.
     """
-    if name not in MODELS:
-        near = get_close_matches(str(name), MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}{hint}")
+    builder = _builder(name)
     if not 0 < width < float("inf") or num_classes < 1 or in_channels < 1:
         raise ValueError(
             f"width must be finite and > 0, num_classes and in_channels >= 1; "
@@ -324,4 +322,41 @@ def build_model(
     with torch.random.fork_rng([], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)
+        return builder(width=width, num_classes=num_classes, in_channels=in_channels)
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name not in MODELS:
+        near = get_close_matches(str(name), MODELS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}{hint}")
+    return MODELS[name]
+
+
+def family(name: str) -> str:
+    """The function that builds a model of this name: "smallcnn", "vgg", "resnet", "wide_resnet" or "airnet".
+
+    Raises:
+        ValueError: an unknown name, as for :func:`build_model`.
+    """
+    builder: Any = _builder(name)
+    return str(getattr(builder, "func", builder).__name__)
+
+
+def tied(name: str) -> frozenset[str]:
+    """Names of the convolutions whose channels an addition ties to those of others, so that they can only be removed
+    together: within a block all but the first, and the one whose output an identity shortcut hands on.
+
+    Raises:
+        ValueError: an unknown name, as for :func:`build_model`.
+    """
+    with torch.device("meta"):  # names and shapes alone
+        model = build_model(name)
+    found, last = set(), ""
+    for layer, module in model.named_modules():
+        if isinstance(module, ResidualBlock | WideBlock):
+            parts = {f"{layer}.{k}" for k, m in module.named_modules() if isinstance(m, nn.Conv2d)}
+            found |= parts - {f"{layer}.conv1"} | ({last} if isinstance(module.shortcut, nn.Identity) else set())
+        if isinstance(module, nn.Conv2d):
+            last = layer
+    return frozenset(found)

@@ -46,7 +46,7 @@ def test_what_is_calculated_from_published_numbers():
     assert values["HRank loses 0.09 points on ResNet-56, from 93.26 to 92.17 %"] == [-1.09]
     assert [37.32, 44.39, 49.96, 0.21, -0.02, -0.37] in values.values()
     assert published.resnet_counts("ResNet-56 pruned-A") == (769_466, 112_435_840)
-    with pytest.raises(ValueError, match="network must be one of 'ResNet-20', .*, got 'ResNet-18'"):
+    with pytest.raises(ValueError, match=r"network must be one of 'ResNet-20', .*, got 'ResNet-18'"):
         published.resnet_counts("ResNet-18")
 
 
