@@ -16,6 +16,7 @@ arXiv:2404.00498 (the network of the fast recipe).
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -320,3 +321,32 @@ def build_model(
     check_whole(in_channels, "in_channels")
     with seeded(seed):
         return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)
+
+
+def family(name: str) -> str:
+    """The function that builds a model of this name: "smallcnn", "vgg", "resnet", "wide_resnet" or "airnet".
+
+    Raises:
+        ValueError: an unknown name, as for :func:`build_model`.
+    """
+    builder: Any = MODELS[check_choice(name, MODELS, "name")]
+    return str(getattr(builder, "func", builder).__name__)
+
+
+def tied(name: str) -> frozenset[str]:
+    """Names of the convolutions whose channels an addition ties to those of others, so that they can only be removed
+    together: within a block all but the first, and the one whose output an identity shortcut hands on.
+
+    Raises:
+        ValueError: an unknown name, as for :func:`build_model`.
+    """
+    with torch.device("meta"):  # names and shapes alone
+        model = build_model(name)
+    found, last = set(), ""
+    for layer, module in model.named_modules():
+        if isinstance(module, ResidualBlock | WideBlock):
+            parts = {f"{layer}.{k}" for k, m in module.named_modules() if isinstance(m, nn.Conv2d)}
+            found |= parts - {f"{layer}.conv1"} | ({last} if isinstance(module.shortcut, nn.Identity) else set())
+        if isinstance(module, nn.Conv2d):
+            last = layer
+    return frozenset(found)

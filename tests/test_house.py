@@ -21,6 +21,7 @@ import address  # noqa: E402
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_is_stored_executed_and_checkable(path):
     cells = json.loads(path.read_text())["cells"]

@@ -10,10 +10,10 @@ from torch import nn
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, pruning
 from bridgeout_lite import studies as sweeps
-from bridgeout_lite.studies.pruning import study
 from bridgeout_lite.runs.records import Record, fingerprint
 from bridgeout_lite.studies import curves as protocol
 from bridgeout_lite.studies.images import dropout_places, run
+from bridgeout_lite.studies.pruning import study
 
 RECIPE = Recipe(epochs=1, batch_size=32, lr=0.05, precision="float32")
 SMALL = {"width": 0.125, "train": 128, "valid": 64, "recipe": RECIPE}

@@ -16,11 +16,11 @@ from filelock import FileLock
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Store, data, training
 from bridgeout_lite import studies as sweeps
-from bridgeout_lite.studies.activations.study import activation_grid
 from bridgeout_lite.runs import runner
 from bridgeout_lite.runs.records import fingerprint
 from bridgeout_lite.runs.runner import parse_budget, sweep, with_seeds
 from bridgeout_lite.studies import images as experiments
+from bridgeout_lite.studies.activations.study import activation_grid
 from bridgeout_lite.studies.images import run
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")

@@ -20,6 +20,7 @@ from ..checks import check_choice
 from ..cost import latencies
 from ..data import Images
 from ..layers import is_activation
+from ..models import family
 from ..modules import Where
 from ..pruning import curve, prune, remove_filters
 from ..runs.records import Record
@@ -81,8 +82,8 @@ def prune_as_released(model: nn.Module, amount: float) -> nn.Module:
 def dropout_places(model: str) -> Where:
     """Where the pruning study's Dropout baseline sits in a model of this name: in the residual nets inside the blocks,
     elsewhere behind every nonlinearity. (Its released code drops only 75 % of the channels, the weakest of each image,
-    by default; here all.)"""
-    names = ("relu1", "norm2") if model.startswith("resnet") else ("conv1",) if model.startswith("wrn") else ()
+    by default; here all.) ValueError for a name that no model has."""
+    names = {"resnet": ("relu1", "norm2"), "wide_resnet": ("conv1",)}.get(family(model), ())
     if not names:
         return is_activation
     return lambda name, module: name.startswith("stage") and name.endswith(names)

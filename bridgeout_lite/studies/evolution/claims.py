@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ...data import TITLES
 from ...runs.records import Record
 from ...stats import interval, points
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
@@ -18,7 +19,7 @@ SCALE = "VGG-11 of an eighth of the channels, digits and 2,000 images of CIFAR-1
 # Points of test accuracy that count as a small loss.
 LITTLE = 2.0
 
-NAMES = {"cifar10": "CIFAR-10", "digits": "digits"}
+NAMES = {name: TITLES[name] for name in ("cifar10", "digits")}
 
 
 def lineages(records: list[Record], **wanted: object) -> dict[str, pd.DataFrame]:

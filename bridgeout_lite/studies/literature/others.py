@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ...data import TITLES
 from ...runs.records import Record
 from ...stats import interval
 from .. import curves, published
@@ -48,11 +49,10 @@ def _untested(rows: Iterable[tuple[str, str, str, str]], command: str = "-") -> 
 
 def _anchor_claims() -> tuple[Claim, ...]:
     methods = {"none": "without noise", "dropout": "with Dropout"}
-    data = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
     return (
         *(
             Claim(
-                f"Test accuracy of {title}, {methods[method]}, {data[dataset]}: {accuracy:.2f} %",
+                f"Test accuracy of {title}, {methods[method]}, {TITLES[dataset]}: {accuracy:.2f} %",
                 source,
                 f"{accuracy:.2f} %",
                 "-",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import pandas as pd
 
 from ... import models, stats
+from ...data import TITLES
 from ...pruning import prune
 from ...runs.records import Record
 from ...stats import interval, points, summarise
@@ -40,7 +41,7 @@ def _pruned(
     method."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if record.spec["dataset"] == dataset and record.spec["model"][:3] == network[:3]:
+        if record.spec["dataset"] == dataset and models.family(record.spec["model"]) == models.family(network):
             common = {k: record.spec.get(k) for k in ("model", "width", "train", "valid", "cut", "recipe")}
             groups.setdefault(json.dumps(common, sort_keys=True), []).append(record)
 
@@ -269,8 +270,7 @@ def pruning_command(network: str, dataset: str) -> str:
 
 def _pruning_claims() -> tuple[Claim, ...]:
     titles = {"vgg16": "VGG-16", "resnet34c": "CIFAR ResNet", "wrn-28-10": "Wide-ResNet"}
-    data = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-    pairs = [(network, dataset) for dataset in data for network in titles]
+    pairs = [(network, dataset) for dataset in published.DATASETS for network in titles]
     digitised = "Khan & Stavness 2020; curves digitised from the authors' figures"
     ours = "by this book; the paper neither removes filters nor recalibrates"
 
@@ -280,7 +280,7 @@ def _pruning_claims() -> tuple[Claim, ...]:
         """One row for each network and data set."""
         return [
             Claim(
-                f"{claim}: {titles[network]}, {data[dataset]}",
+                f"{claim}: {titles[network]}, {TITLES[dataset]}",
                 source,
                 theirs(network, dataset),
                 "-",
