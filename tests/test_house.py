@@ -46,6 +46,7 @@ FLOORS = {
     "mechanisms": 6,
     "runner": 6,
     "activations_few": 7,
+    "mechanisms_weights": 7,
     "pruning_few": 7,
     "sweeps": 7,
     "figures": 7,
