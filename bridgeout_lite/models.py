@@ -239,10 +239,11 @@ def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> n
     three groups of two 3x3 convolutions of 64, 128 and 128 channels, max-pooling after the first of each, and a linear
     layer without bias on what the strongest place of each channel says, its output divided by 9.
 
-    At width 1 it has 0.48 M parameters and 54 M multiply-adds an image, at width 0.5 0.12 M and 17 M. Convolutions
+    At width 1 it has 0.57 M parameters and 54 M multiply-adds an image, at width 0.5 0.15 M and 17 M. Convolutions
     begin by handing their input on as far as their channels go, plus torch's random weights. There: no random weights
     in those channels, GELU, another momentum of BatchNorm, no scale in it, and biases behind the whitening; here ReLU,
-    whose zeros are zeros, and BatchNorm as torch has it. The nonlinearities are the modules relu0 ... relu6; ``flatten`` puts out the last features.
+    whose zeros are zeros, and BatchNorm as torch has it. The nonlinearities are the modules relu0 ... relu6;
+    ``flatten`` puts out the last features.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(whitening=Whitening(in_channels), relu0=nn.ReLU())
     before, number = 8 * in_channels, 0
