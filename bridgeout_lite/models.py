@@ -243,10 +243,11 @@ def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> n
     groups of two 3x3 convolutions of 64, 128 and 128 channels with a max-pool after the first of each, and a linear
     layer without bias on each channel's largest value, its output divided by 9.
 
-    At width 1 it has 0.48 M parameters and 54 M multiply-adds per image, at width 0.5 0.12 M and 17 M. Convolutions
-    start by passing their input on as far as their channels go. Unlike airbench, which has GELU, BatchNorm without
-    scale and with another momentum, and biases behind the whitening, this has ReLU, whose zeros are exact, and torch's
-    BatchNorm. The nonlinearities are the modules relu0 ... relu6; ``flatten`` puts out the last features.
+    At width 1 it has 0.57 M parameters and 54 M multiply-adds per image, at width 0.5 0.15 M and 17 M. Convolutions
+    begin by handing their input on as far as their channels go, plus torch's random weights. There: no random weights
+    in those channels, GELU, another momentum of BatchNorm, no scale in it, and biases behind the whitening; here ReLU,
+    whose zeros are zeros, and BatchNorm as torch has it. The nonlinearities are the modules relu0 ... relu6;
+    ``flatten`` puts out the last features.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(whitening=Whitening(in_channels), relu0=nn.ReLU())
     before, number = 8 * in_channels, 0
@@ -254,7 +255,8 @@ def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> n
         for pooled in (True, False):
             number += 1
             conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-            nn.init.dirac_(conv.weight[:before].detach())
+            weight = conv.weight.detach()
+            weight += nn.init.dirac_(torch.empty_like(weight))
             layers[f"conv{number}"] = conv
             if pooled:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)

@@ -53,7 +53,8 @@ PROBES = tuple((p, q) for q in (1.0, 1.5, 2.0) for p in (0.1, 0.3, 0.5))
 # Validation images whose features are measured.
 MEASURED = 2000
 
-# The training of all methods: 2,500 images are known by heart at its end (99.9 % of them, at weight decay 5e-4).
+# The training of all methods. Without a regulariser 2,500 images are known by heart at its end: more than 99 % of them,
+# where 60 % of others are told right.
 RECIPE = Recipe(
     epochs=30, batch_size=125, lr=0.2, momentum=0.85, weight_decay=5e-4, flip="alternating", crop=0, precision="float32"
 )
