@@ -41,6 +41,7 @@ from torch.nn.utils import prune as masks
 
 from .cost import agree, count, device_of, evaluating, run_once
 from .data import Images
+from .models import Whitening
 from .noise import check_choice
 from .sparsity import filter_norms
 from .training import Recipe, augment, evaluate, fit
@@ -556,8 +557,8 @@ def _trace(plain: nn.Module, example_input: Tensor | None) -> Any:
 
 
 def black_image(model: nn.Module) -> Tensor:
-    """A batch of one image of 32x32 zeros, with the channels that the first convolution takes."""
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    """A batch of one image of 32x32 zeros, with the channels that the first convolution (or whitening) takes."""
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d | Whitening))
     return torch.zeros(1, first.in_channels, 32, 32)
 
 
