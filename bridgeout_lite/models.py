@@ -192,20 +192,20 @@ class Whitening(nn.Module):
     """A fixed first layer: the principal components of patches of 2x2 pixels of training images, each divided by its
     standard deviation; then the same with opposite sign, so that a ReLU loses neither half.
 
-    It is not trained and not pruned: its filters are a buffer, zero until :meth:`learn` is given images, which
+    It is not trained and not pruned: its weight is a buffer, zero until :meth:`learn` is given images, which
     :func:`bridgeout_lite.fit` does before the first step.
     """
 
-    filters: Tensor
+    weight: Tensor
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, 8 * in_channels
-        self.register_buffer("filters", torch.zeros(self.out_channels, in_channels, 2, 2))
+        self.register_buffer("weight", torch.zeros(self.out_channels, in_channels, 2, 2))
 
     @property
     def ready(self) -> bool:
-        return bool(self.filters.any())
+        return bool(self.weight.any())
 
     @torch.no_grad()
     def learn(self, x: Tensor, epsilon: float = 5e-4) -> None:
@@ -215,10 +215,10 @@ class Whitening(nn.Module):
         variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         directions *= torch.where(directions.sum(0) < 0, -1.0, 1.0)  # eigh leaves their signs open
         filters = (directions / (variance + epsilon).sqrt()).T.reshape(-1, self.in_channels, 2, 2)
-        self.filters.copy_(torch.cat([filters, -filters]))
+        self.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.filters)
+        return F.conv2d(x, self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}"

@@ -236,7 +236,7 @@ def test_fit_whitens_once_from_training_images(digits):
     model = bl.build_model("airnet", width=0.125, seed=0)
     assert not model.whitening.ready
     fit(model, digits, recipe, device="cpu", progress=False)
-    first = model.whitening.filters.clone()
+    first = model.whitening.weight.clone()
     other = dataclasses.replace(digits, train=Split(digits.train.x.flip(0), digits.train.y.flip(0)))
     fit(model, other, recipe, device="cpu", progress=False)
-    assert model.whitening.ready and torch.equal(model.whitening.filters, first)
+    assert model.whitening.ready and torch.equal(model.whitening.weight, first)
