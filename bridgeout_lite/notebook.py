@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,12 +28,8 @@ RECORDED = (
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
-    """Seed torch, set the figure style, print versions, device and data, and return the device.
-
-    Args:
-        seed: for ``torch.manual_seed``.
-        minutes: running time of the chapter to expect on two CPU cores; printed if given.
-    """
+    """Seed torch, set the figure style, print versions, device, data and, if given, the chapter's running time in
+    ``minutes`` on two CPU cores; return the device."""
     torch.manual_seed(seed)
     figures.use_style()
     device = pick_device()
@@ -53,7 +48,7 @@ def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
 
 
 def data_state() -> str:
-    """One line on the image data: what ``load_images("auto")`` will use."""
+    """One line on the image data that ``load_images("auto")`` will use."""
     folder = data_folder()
     if (folder / "cifar-10-batches-py").is_dir() or (folder / CIFAR10_ARCHIVE).exists():
         return "CIFAR-10 is here"
@@ -63,11 +58,7 @@ def data_state() -> str:
 
 
 def results(name: str) -> Store:
-    """The recorded runs ``results/NAME.jsonl`` of the book.
-
-    Raises:
-        FileNotFoundError: the file is in none of the usual places; the message lists them.
-    """
+    """The recorded runs ``results/NAME.jsonl`` of the book; FileNotFoundError lists the places looked in."""
     places = [Path(__file__).parents[1] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
     if override := os.environ.get("BRIDGEOUT_RESULTS"):
         places.insert(0, Path(override))
@@ -78,10 +69,5 @@ def results(name: str) -> Store:
 
 
 def recorded() -> list[Record]:
-    """All recorded runs of the book, those that its ledger is judged by."""
+    """All recorded runs of the book, from which its ledger is written."""
     return [record for name in RECORDED for record in results(name)]
-
-
-def on_colab() -> bool:
-    """Whether this kernel runs on Google Colab."""
-    return "google.colab" in sys.modules
