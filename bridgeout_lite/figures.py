@@ -1,5 +1,6 @@
 """Matplotlib figures: one style, one message each. A figure takes numbers or records and never trains."""
 
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -34,31 +35,8 @@ METHOD_STYLES = {
 
 def use_style() -> None:
     """Set the book's matplotlib style."""
-    plt.rcParams.update(
-        {
-            "figure.figsize": (7.2, 3.4),
-            "figure.dpi": 110,
-            "figure.facecolor": "white",
-            "figure.constrained_layout.use": True,
-            "savefig.facecolor": "white",
-            "axes.prop_cycle": cycler(color=PALETTE, marker=MARKERS),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.labelsize": 10,
-            "grid.color": "#dddddd",
-            "grid.linewidth": 0.6,
-            "lines.markersize": 4.5,
-            "lines.linewidth": 1.6,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-            "font.size": 10,
-        }
-    )
+    plt.style.use(Path(__file__).with_name("book.mplstyle"))
+    plt.rcParams["axes.prop_cycle"] = cycler(color=PALETTE, marker=MARKERS)
 
 
 def panels(

@@ -3,14 +3,14 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 from . import figures
 from .data import CIFAR10_ARCHIVE, data_folder
 from .runs.provenance import package_version
-from .runs.records import Record, Store
+from .runs.records import Record
+from .runs.records import results as results
 from .training import pick_device
 
 # The stores in results/.
@@ -55,17 +55,6 @@ def data_state() -> str:
     if os.environ.get("BRIDGEOUT_OFFLINE"):
         return "no CIFAR-10 here and downloads are off: scikit-learn's handwritten digits stand in"
     return "no CIFAR-10 here yet: it is fetched when first needed (170 MB), else handwritten digits stand in"
-
-
-def results(name: str) -> Store:
-    """The recorded runs ``results/NAME.jsonl`` of the book; FileNotFoundError lists the places looked in."""
-    places = [Path(__file__).parents[1] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
-    if override := os.environ.get("BRIDGEOUT_RESULTS"):
-        places.insert(0, Path(override))
-    for place in places:
-        if (place / f"{name}.jsonl").is_file():
-            return Store(place / f"{name}.jsonl")
-    raise FileNotFoundError(f"no {name}.jsonl in {', '.join(map(str, places))}: clone the whole book, or run the sweep")
 
 
 def recorded() -> list[Record]:

@@ -110,7 +110,8 @@ def prune(
         kept = silencing_masks(graph, {conv: p.nonzero().flatten().tolist() for conv, p in picked.items()})
     else:  # one truth value per filter, or per weight
         names = names_of(plain)
-        kept = {(names[c], "weight"): ~_beside(p, c.weight).expand_as(c.weight) for c, p in picked.items() if p.any()}
+        shaped = {c: p.view(-1, 1, 1, 1) if p.dim() == 1 else p for c, p in picked.items() if p.any()}
+        kept = {(names[c], "weight"): ~p.expand_as(c.weight) for c, p in shaped.items()}
     with torch.no_grad():
         for (layer, parameter), mask in kept.items():
             module = model.get_submodule(layer)
@@ -344,8 +345,7 @@ def _picked(
             if callable(criterion):
                 scores[conv] = _asked(criterion, model, graph, name, shape)
             else:
-                scale = _scale(graph, name, conv, criterion) if criterion in ("bn", "folded") else None
-                scores[conv] = _score(conv, scale, shape, criterion, generator)
+                scores[conv] = _score(graph, name, conv, shape, criterion, generator)
     if silence:
         scores = tied_channels(graph, scores, criterion)
     return plain, graph, _lowest_scores(scores, amount, criterion, scope)
@@ -363,22 +363,18 @@ def _asked(criterion: Any, model: nn.Module, graph: Any, name: str, shape: torch
 
 
 def _score(
-    conv: nn.Conv2d, scale: Tensor | None, shape: torch.Size, criterion: str, generator: torch.Generator | None
+    graph: Any, name: str, conv: nn.Conv2d, shape: torch.Size, criterion: str, generator: torch.Generator | None
 ) -> Tensor:
     """One number per filter or weight; in float64, as weight decay leaves norms whose squares vanish in float32."""
     if criterion == "random":
         return torch.rand(shape, generator=generator, device=generator.device if generator else None).cpu().double()
     if criterion == "bn":
-        assert scale is not None
-        return scale
+        return _scale(graph, name, conv, criterion)
     w = conv.weight.detach().cpu().double()
     size = w.abs() if shape == w.shape else filter_norms(w, 1.0 if criterion == "l1" else 2.0)
-    return size if scale is None else size * _beside(scale, size)
-
-
-def _beside(values: Tensor, other: Tensor) -> Tensor:
-    """``values`` with dimensions of 1 appended, up to as many as ``other`` has."""
-    return values.view(*values.shape, *(1,) * (other.dim() - values.dim()))
+    if criterion == "folded":
+        size *= _scale(graph, name, conv, criterion).view(-1, *(1,) * (size.dim() - 1))
+    return size
 
 
 def _lowest_scores(

@@ -199,6 +199,17 @@ class Store:
             raise StoreError(f"cannot {verb} the store {self.path} ({error.strerror or error}){advice}") from error
 
 
+def results(name: str) -> Store:
+    """The recorded runs ``results/NAME.jsonl`` of the book; FileNotFoundError lists the places looked in."""
+    places = [Path(__file__).parents[2] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
+    if override := os.environ.get("BRIDGEOUT_RESULTS"):
+        places.insert(0, Path(override))
+    for place in places:
+        if (place / f"{name}.jsonl").is_file():
+            return Store(place / f"{name}.jsonl")
+    raise FileNotFoundError(f"no {name}.jsonl in {', '.join(map(str, places))}: clone the whole book, or run the sweep")
+
+
 def _append(file: BinaryIO, line: bytes) -> None:
     """Write a line at the end and wait until it is on the disk; if that fails, take back what was written."""
     size = file.seek(0, os.SEEK_END)
