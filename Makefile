@@ -3,30 +3,26 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Test files, and chapters under nbval, that run at a time.
+# Chapters, pages and test files that are worked on at a time, one thread each.
 JOBS   ?= 2
-
-# What the chapters compute from, besides their own cells.
-INPUTS  = $(shell find bridgeout_lite results -name '*.py' -o -name '*.js' -o -name '*.css' -o -name '*.jsonl' | LC_ALL=C sort)
-CHAPTERS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
+# The chapters that `make run` runs: numbers, or `stale`; all of them if it is empty.
+CHAPTERS ?=
 SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js) book/static/figures.js
 
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
 
-.PHONY: help book test env data lint unit nbval pages notebooks report screenshots benchmarks matrix colab clean
+.PHONY: help book run test env data lint unit nbval pages report screenshots benchmarks matrix colab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo "  VENV=dir, PYTHON=python3.12, TORCH=cpu, JOBS=4, BRIDGEOUT_DATA=dir and BRIDGEOUT_OFFLINE=1 are respected"
 
-book: env data  ## build the book into _build/html, executing what changed
-	@# jupyter-cache knows a chapter's cells only: if the package, the records or the data changed, forget what it holds
-	@cat $(INPUTS) requirements.txt _build/.data | cksum > _build/.inputs.new
-	@cmp -s _build/.inputs.new _build/.inputs || rm -rf _build/.jupyter_cache _build/.doctrees _build/html
-	@mv _build/.inputs.new _build/.inputs
-	$(BIN)/jupyter-book build . -W --keep-going
-	@echo "Open $(CURDIR)/_build/html/index.html"
+book: env  ## build the book into _build/html: stored outputs, and chapters executed if what they reach has changed
+	$(BIN)/python book/build.py --jobs $(JOBS)
+
+run: env data  ## execute chapters and store their outputs: all, or CHAPTERS="04 07", or CHAPTERS=stale
+	$(BIN)/python book/run.py $(CHAPTERS) --jobs $(JOBS) $(if $(STAND_INS),--stand-ins)
 
 test: export BRIDGEOUT_OFFLINE = 1
 test: lint unit nbval pages  ## lint, types, unit tests, notebooks with nbval, built pages in a browser
@@ -38,17 +34,15 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) .ci/env.py $(VENV)
 	@touch $@
 
-data: env
-	@mkdir -p _build
-	@$(BIN)/bridgeout data auto > _build/.data
-	@cat _build/.data
+data: env  ## fetch CIFAR-10 where it is missing and a mirror answers
+	$(BIN)/bridgeout data auto
 
 # .pre-commit-config.yaml names the same checks: what is added here is added there (a test compares).
-# The import contracts come here, as $(BIN)/lint-imports, once [tool.importlinter] stands in pyproject.toml.
-lint: env  ## ruff, mypy, spelling, and the syntax of the JavaScript where Node is found
+lint: env  ## ruff, mypy, import contracts, spelling, and the syntax of the JavaScript where Node is found
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 	@if command -v node > /dev/null; then ls $(SCRIPTS) | xargs -n 1 node --check; \
 	    else echo "JavaScript is not checked: Node is not here"; fi
@@ -59,13 +53,10 @@ unit: env  ## unit tests of the package
 # one thread for each chapter: two that share two cores with another chapter's two are many times slower
 nbval: env  ## run every chapter and compare with its stored outputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with nbval_sanitize.cfg \
-	    --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope $(CHAPTERS)
+	    --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope notebooks
 
 pages: book  ## open the built pages in headless Chromium
-	$(BIN)/python -m pytest -m pages -rs
-
-notebooks: env  ## run every chapter in place and store its outputs
-	$(BIN)/python notebooks/execute.py $(CHAPTERS)
+	$(BIN)/python -m pytest -m pages -rs -n $(JOBS) --dist loadgroup
 
 report: env  ## write book/ledger.md anew from results/
 	$(BIN)/bridgeout report

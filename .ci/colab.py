@@ -33,14 +33,13 @@ def prepare() -> None:
     interpreter = find("3.13")
     if interpreter is None:
         sys.exit("Colab has Python 3.13, and no python3.13 was found here")
-    if not python.exists():
+    new = not python.exists()
+    if new:
         subprocess.run([interpreter, "-m", "venv", VENV], check=True)
     install = [python, "-m", "pip", "install", "-qq", "-r", PINS]
-    if platform.system() != "Linux":
-        pass
-    elif answers(TORCH_INDEX):
-        install += ["--extra-index-url", TORCH_INDEX]  # there 2.11.0+cpu, which pip holds newer than 2.11.0
-    else:
+    if platform.system() == "Linux" and answers(TORCH_INDEX):
+        install += ["--extra-index-url", TORCH_INDEX]  # 2.11.0+cpu, which pip takes for newer than 2.11.0
+    elif platform.system() == "Linux" and new:
         print(f"torch's own index does not answer: the CUDA build of torch 2.11.0, {CUDA}", flush=True)
     subprocess.run(install, check=True)
     os.execv(python, [python, __file__])
@@ -99,6 +98,7 @@ def colab(content: Path, first_cell: str) -> dict[str, str]:
         "BRIDGEOUT_OFFLINE": "1",
         "BRIDGEOUT_DATA": str(content / "data"),
         "TQDM_DISABLE": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # ipykernel's debugger would warn of Python 3.13
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
         "GIT_CONFIG_VALUE_0": address,

@@ -57,16 +57,16 @@ def check(name: str) -> tuple[str, ...]:
         return counts(report) if report.exists() else state
 
     try:
-        made = step(interpreter, ".ci/env.py", venv)
+        made = step("make", "env", f"VENV={venv}", f"PYTHON={interpreter}")
         if made == "failed":
             return (name, "", "", made, "", "", "", minutes(start))
-        lint = [step(python.with_name("ruff"), "check", "."), step(python.with_name("mypy"))]
+        lint = step("make", "lint", f"VENV={venv}", f"PYTHON={interpreter}")
         unit = pytest("unit", "-m", "not pages", "-n", "2", "--dist", "loadfile", *TESTS)
         nbval = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with=nbval_sanitize.cfg"]
         chapters = sorted((ROOT / "notebooks").glob(f"{CHAPTER}_*.ipynb"))
         chapter = pytest("chapter", *nbval, "--nbval-cell-timeout=600", *chapters)
         versions = [version(python, package) for package in ("torch", "numpy")]
-        return (name, *versions, made, max(lint, key="passed failed".index), unit, chapter, minutes(start))
+        return (name, *versions, made, lint, unit, chapter, minutes(start))
     finally:
         if not os.environ.get("MATRIX_KEEP"):
             shutil.rmtree(venv, ignore_errors=True)

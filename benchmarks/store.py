@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridgeout_lite import Record, Store
-from bridgeout_lite.notebook import recorded
 from bridgeout_lite.runs.records import FORMAT
+from bridgeout_lite.studies import recorded
 
 RUNS = 10_000
 APPENDED = 200

@@ -19,14 +19,14 @@ from packaging.requirements import Requirement
 from .data import IMAGE_SETS, data_folder, load_images
 from .ledger import ledger_page, ledger_table, state
 from .models import MODELS
-from .notebook import data_state, recorded, results
+from .notebook import data_state, results
 from .runs import tables
 from .runs.provenance import package_version
 from .runs.records import Store, rounded
 from .runs.runner import parse_budget, with_seeds
 from .runs.runner import sweep as run_sweep
-from .studies import SWEEPS
 from .studies import images as experiments
+from .studies import recorded, sweeps
 from .text import TEXT_SETS, load_text
 from .training import Recipe, pick_device, pick_precision
 from .widgets.overview import overview
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     sweep = commands.add_parser("sweep", help="run what a recorded sweep still lacks")
-    sweep.add_argument("name", choices=sorted(SWEEPS))
+    sweep.add_argument("name", choices=sorted(sweeps()))
     sweep.add_argument("--store", type=Path, help="default: results/NAME.jsonl")
     sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at once on this machine, or on one GPU (default: 1)")
@@ -199,7 +199,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     store = arguments.store or Path("results") / f"{arguments.name}.jsonl"
-    todo = SWEEPS[arguments.name]()
+    todo = sweeps()[arguments.name]()
     if arguments.seeds is not None:
         todo = with_seeds(todo, arguments.seeds)
     records = run_sweep(

@@ -44,6 +44,8 @@ _ARCHIVES = {  # name: (file, bytes, md5 that torchvision checks too, addresses)
     "cifar100": (CIFAR100_ARCHIVE, 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85", CIFAR100_MIRRORS),
 }
 IMAGE_SETS = ("auto", "cifar10", "cifar100", "digits")
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits"}
+"""What a reader calls the image sets."""
 
 
 class DataError(RuntimeError):

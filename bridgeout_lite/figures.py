@@ -67,7 +67,7 @@ def pruning_curves(ax: Axes, rows: pd.DataFrame, *, details: bool = False, **kwa
     """Accuracy against the share pruned, one line per method: mean over seeds with its 95 % interval as a band.
 
     Args:
-        rows: one curve, one setting per method; see :func:`bridgeout_lite.studies.pruning.curves.at_best`.
+        rows: one curve, one setting per method; see :func:`bridgeout_lite.studies.curves.at_best`.
         details: name the setting in the legend too.
         kwargs: passed on to ``plot``.
     """

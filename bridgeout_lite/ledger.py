@@ -1,9 +1,8 @@
 """The reproduction ledger: each published claim beside what we measured, with spread, verdict and reason.
 
 A claim is judged by a function of the records or of exact computation, never by hand. ``bridgeout report`` writes the
-page ``book/ledger.md`` from :func:`ledger_page`. The published numbers stand in
-:mod:`bridgeout_lite.studies.published`, the rows in one module per group of papers: a new paper is one more
-:class:`Section`, and stands in ``SECTIONS``.
+page ``book/ledger.md`` from :func:`ledger_page`. The rows stand with the studies that decide them, in the order of
+``studies.STUDIES``; the published numbers in :mod:`bridgeout_lite.studies.published`.
 """
 
 import dataclasses
@@ -12,56 +11,12 @@ from collections.abc import Iterable
 import pandas as pd
 
 from .runs.records import Record
-from .stats import interval, paired_difference
-from .studies.activations import claims as activations
-from .studies.activations.claims import image_rows
-from .studies.arena import claims as arena
-from .studies.base import LEAST_SEEDS, VERDICTS, Claim, Finding, Judge, Section
-from .studies.evolution import claims as evolution
-from .studies.explanations import claims as explanations
-from .studies.feature_flow import claims as flow
-from .studies.language import claims as language
-from .studies.language.claims import at_tuned, small_language_runs
-from .studies.literature import others, sizes, theory
-from .studies.pruning import claims as pruning
-from .studies.structured_output import claims as structured_output
+from .studies import STUDIES
+from .studies.base import VERDICTS, Claim, Section
 
-__all__ = [
-    "CLAIMS",
-    "LEAST_SEEDS",
-    "SECTIONS",
-    "VERDICTS",
-    "Claim",
-    "Finding",
-    "Judge",
-    "Section",
-    "at_tuned",
-    "image_rows",
-    "interval",
-    "ledger_page",
-    "ledger_table",
-    "paired_difference",
-    "small_language_runs",
-    "state",
-]
+SECTIONS: tuple[Section, ...] = tuple(section for study in STUDIES.values() for section in study.sections)
 
-# In the order of the page. Chapter 4 calls its verdicts rows 4 to 7: what is new goes behind them.
-SECTIONS: tuple[Section, ...] = (
-    theory.SECTION,
-    activations.SECTION,
-    language.SECTION,
-    pruning.SECTION,
-    *sizes.SECTIONS,
-    *others.SECTIONS,
-    theory.OLDER,
-    flow.SECTION,
-    arena.SECTION,
-    evolution.SECTION,
-    structured_output.SECTION,
-    explanations.SECTION,
-)
-
-CLAIMS = tuple(claim for section in SECTIONS for claim in section.claims)
+CLAIMS: tuple[Claim, ...] = tuple(claim for section in SECTIONS for claim in section.claims)
 
 # Said at the end of the page.
 _LEFT_OUT = (
@@ -73,12 +28,12 @@ _LEFT_OUT = (
 
 
 def ledger_table(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a claim: section, claim, source, published, ours, verdict, reason, scale, command."""
+    """One row per claim: slug, section, claim, source, published, ours, verdict, reason, scale, command."""
     records = [record for record in records if "failed" not in record.metrics]  # it diverged: nothing was measured
     rows = []
     for section in SECTIONS:
         for claim in section.claims:
-            row = {k: getattr(claim, k) for k in ("claim", "source", "published", "scale", "command")}
+            row = {k: getattr(claim, k) for k in ("slug", "claim", "source", "published", "scale", "command")}
             found = {k: v for k, v in dataclasses.asdict(claim.judge(records)).items() if v is not None}
             rows.append({"section": section.title} | row | found)
     return pd.DataFrame(rows)
@@ -106,17 +61,16 @@ def ledger_page(records: Iterable[Record]) -> str:
         *(f"| {s.title} | {' | '.join(str(counts[v][s.title]) for v in VERDICTS)} |" for s in SECTIONS),
         "",
     ]
-    numbered = table.assign(number=range(1, len(table) + 1))
     for section in SECTIONS:
-        rows = numbered[numbered["section"] == section.title].to_dict("records")
+        rows = table[table["section"] == section.title].to_dict("records")
         lines += [
             f"## {section.title}",
             "",
             section.text,
             "",
-            "| | claim | verdict |",
-            "| --- | --- | --- |",
-            *(f"| {n} | {_cell(r['claim'])} | [{r['verdict']}](#claim-{n}) |" for r in rows if (n := r["number"])),
+            "| claim | verdict |",
+            "| --- | --- |",
+            *(f"| {_cell(row['claim'])} | [{row['verdict']}](#{row['slug']}) |" for row in rows),
             "",
         ]
         for row in rows:
@@ -129,8 +83,8 @@ def ledger_page(records: Iterable[Record]) -> str:
                 "rerun": row["command"],
             }
             lines += [
-                f"(claim-{row['number']})=",
-                f"### {row['number']}. {row['claim']}",
+                f"({row['slug']})=",
+                f"### {row['claim']}",
                 "",
                 f"| verdict | {row['verdict']} |",
                 "| --- | --- |",

@@ -16,6 +16,7 @@ arXiv:2404.00498 (the network of the fast recipe).
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -242,10 +243,11 @@ def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> n
     groups of two 3x3 convolutions of 64, 128 and 128 channels with a max-pool after the first of each, and a linear
     layer without bias on each channel's largest value, its output divided by 9.
 
-    At width 1 it has 0.48 M parameters and 54 M multiply-adds per image, at width 0.5 0.12 M and 17 M. Convolutions
-    start by passing their input on as far as their channels go. Unlike airbench, which has GELU, BatchNorm without
-    scale and with another momentum, and biases behind the whitening, this has ReLU, whose zeros are exact, and torch's
-    BatchNorm. The nonlinearities are the modules relu0 ... relu6; ``flatten`` puts out the last features.
+    At width 1 it has 0.57 M parameters and 54 M multiply-adds per image, at width 0.5 0.15 M and 17 M. Convolutions
+    begin by handing their input on as far as their channels go, plus torch's random weights. There: no random weights
+    in those channels, GELU, another momentum of BatchNorm, no scale in it, and biases behind the whitening; here ReLU,
+    whose zeros are zeros, and BatchNorm as torch has it. The nonlinearities are the modules relu0 ... relu6;
+    ``flatten`` puts out the last features.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(whitening=Whitening(in_channels), relu0=nn.ReLU())
     before, number = 8 * in_channels, 0
@@ -253,7 +255,8 @@ def airnet(width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> n
         for pooled in (True, False):
             number += 1
             conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-            nn.init.dirac_(conv.weight[:before].detach())
+            weight = conv.weight.detach()
+            weight += nn.init.dirac_(torch.empty_like(weight))
             layers[f"conv{number}"] = conv
             if pooled:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
@@ -320,3 +323,32 @@ def build_model(
     check_whole(in_channels, "in_channels")
     with seeded(seed):
         return MODELS[name](width=width, num_classes=num_classes, in_channels=in_channels)
+
+
+def family(name: str) -> str:
+    """The function that builds a model of this name: "smallcnn", "vgg", "resnet", "wide_resnet" or "airnet".
+
+    Raises:
+        ValueError: an unknown name, as for :func:`build_model`.
+    """
+    builder: Any = MODELS[check_choice(name, MODELS, "name")]
+    return str(getattr(builder, "func", builder).__name__)
+
+
+def tied(name: str) -> frozenset[str]:
+    """Names of the convolutions whose channels an addition ties to those of others, so that they can only be removed
+    together: within a block all but the first, and the one whose output an identity shortcut hands on.
+
+    Raises:
+        ValueError: an unknown name, as for :func:`build_model`.
+    """
+    with torch.device("meta"):  # names and shapes alone
+        model = build_model(name)
+    found, last = set(), ""
+    for layer, module in model.named_modules():
+        if isinstance(module, ResidualBlock | WideBlock):
+            parts = {f"{layer}.{k}" for k, m in module.named_modules() if isinstance(m, nn.Conv2d)}
+            found |= parts - {f"{layer}.conv1"} | ({last} if isinstance(module.shortcut, nn.Identity) else set())
+        if isinstance(module, nn.Conv2d):
+            last = layer
+    return frozenset(found)

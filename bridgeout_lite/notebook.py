@@ -9,22 +9,8 @@ import torch
 from . import figures
 from .data import CIFAR10_ARCHIVE, data_folder
 from .runs.provenance import package_version
-from .runs.records import Record
-from .runs.records import results as results
+from .runs.records import Store, find_store, result_folders
 from .training import pick_device
-
-# The stores in results/.
-RECORDED = (
-    "activation-grid",
-    "pruning-cifar10",
-    "pruning-cifar100",
-    "language-model",
-    "arena",
-    "structured-output",
-    "evolution",
-    "feature-flow",
-    "explanations",
-)
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
@@ -57,6 +43,10 @@ def data_state() -> str:
     return "no CIFAR-10 here yet: it is fetched when first needed (170 MB), else handwritten digits stand in"
 
 
-def recorded() -> list[Record]:
-    """All recorded runs of the book, from which its ledger is written."""
-    return [record for name in RECORDED for record in results(name)]
+def results(name: str) -> Store:
+    """The recorded runs ``results/NAME.jsonl`` of the book; FileNotFoundError lists the places looked in."""
+    path = find_store(name)
+    if path is None:
+        places = ", ".join(map(str, result_folders()))
+        raise FileNotFoundError(f"no {name}.jsonl in {places}: clone the whole book, or run the sweep")
+    return Store(path)

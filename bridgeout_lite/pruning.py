@@ -404,7 +404,8 @@ def _lowest(scores: Tensor, k: int) -> Tensor:
 
 def _norms_behind(graph: Any, conv: nn.Conv2d) -> list[_BatchNorm]:
     """The BatchNorms that the output of ``conv`` reaches before any other layer with parameters."""
-    found, seen = {}, set()
+    found: dict[_BatchNorm, None] = {}
+    seen = set()
     queue = list(graph.module2node[conv].outputs) if conv in graph.module2node else []
     while queue:
         node = queue.pop()

@@ -2,47 +2,82 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 
-def interval(values: pd.Series) -> tuple[float, float, float, int]:
-    """Mean with its 95 % Student-t interval: (mean, low, high, n). One value has no interval, none has no mean: nan."""
+class Gap(NamedTuple):
+    """A mean with its 95 % Student-t interval over ``n`` seeds: usually a difference, paired by seed.
+
+    One seed has no interval, none has no mean: these are nan. ``f"{gap:+.1f}"`` is "+1.2 [+0.3, +2.1]".
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Whether the whole interval lies below zero."""
+        return self.high < 0
+
+    def __mul__(self, factor: float) -> "Gap":  # type: ignore[override]
+        """In another unit, such as percent."""
+        return Gap(self.mean * factor, self.low * factor, self.high * factor, self.n)
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+UNKNOWN = Gap(math.nan, math.nan, math.nan, 0)
+
+
+def interval(values: pd.Series) -> Gap:
+    """The mean of ``values``, one per seed, with its interval."""
     if not len(values):
-        return float("nan"), float("nan"), float("nan"), 0
+        return UNKNOWN
     row = summarise(pd.DataFrame({"all": 0, "value": values}), ["all"], "value").iloc[0]
-    return float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"])
+    return Gap(float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]))
 
 
-def paired_difference(rows: pd.DataFrame, value: str, a: float, b: float) -> tuple[float, float, float, int]:
-    """Mean over seeds of ``value`` at q = a minus at q = b, with its 95 % interval: (mean, low, high, n)."""
-    if not len(rows) or not {a, b} <= set(rows["q"]):
-        return float("nan"), float("nan"), float("nan"), 0
-    table = rows.pivot_table(index="seed", columns="q", values=value)
+def paired(rows: pd.DataFrame, value: str, by: str, a: Any, b: Any) -> Gap:
+    """``value`` where ``by`` is a minus ``value`` where it is b, paired by seed; of several rows per seed the mean.
+
+    Args:
+        rows: with the columns seed, ``by`` and ``value``.
+    """
+    if not len(rows) or not {a, b} <= set(rows[by]):
+        return UNKNOWN
+    table = rows.pivot_table(index="seed", columns=by, values=value)
     return interval((table[a] - table[b]).dropna())
 
 
-def points(gap: tuple[float, float, float, int]) -> str:
-    """A difference and its interval, in words."""
-    mean, low, high, _ = gap
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+def paired_difference(rows: pd.DataFrame, value: str, a: float, b: float) -> Gap:
+    """:func:`paired` by q."""
+    return paired(rows, value, "q", a, b)
 
 
-def advantage(rows: pd.DataFrame, method: str, other: str, amounts: Iterable[float]) -> tuple[float, float, float, int]:
-    """Accuracy of ``method`` minus that of ``other``, in points, averaged over ``amounts``: the mean over seeds, its
-    95 % interval (Student's t, paired by seed), and the number of seeds: (mean, low, high, n).
+def advantage(rows: pd.DataFrame, method: str, other: str, amounts: Iterable[float]) -> Gap:
+    """Accuracy of ``method`` minus that of ``other``, in points, averaged over ``amounts``, paired by seed.
 
     Args:
-        rows: of one curve, one setting a method, as :func:`at_best` gives.
+        rows: of one curve and one setting per method, as :func:`bridgeout_lite.studies.curves.at_best` gives.
     """
-    some = rows[rows["amount"].isin(list(amounts))]
-    table = some.pivot_table(index="seed", columns="method", values="accuracy")
-    if not {method, other} <= set(table.columns):
-        return float("nan"), float("nan"), float("nan"), 0
-    gap = pd.DataFrame({"all": 0, "gap": (table[method] - table[other]).dropna()})
-    row = summarise(gap, ["all"], "gap").iloc[0]
-    return float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"])
+    return paired(rows[rows["amount"].isin(list(amounts))], "accuracy", "method", method, other)
+
+
+def points(gap: Gap) -> str:
+    """A difference in points with its interval."""
+    return f"{gap:+.1f}"
 
 
 def pareto_front(costs: Iterable[float], scores: Iterable[float]) -> list[int]:
@@ -62,6 +97,40 @@ def pareto_front(costs: Iterable[float], scores: Iterable[float]) -> list[int]:
         if not front or points[k][1] > points[front[-1]][1]:
             front.append(k)
     return front
+
+
+def pooled(rows: pd.DataFrame, value: str, by: str, against: Any) -> pd.DataFrame:
+    """Every level of ``by`` minus the level ``against``, all with the residual spread of one additive model (level +
+    seed): intervals are shorter and steadier than those of single pairs where there are few seeds.
+
+    Args:
+        rows: one row per level and seed, with the columns seed, ``by`` and ``value``; missing pairs are left out.
+
+    Returns:
+        One row per other level: ``by``, mean, low, high, n (its seeds), and degrees, those of freedom.
+
+    Raises:
+        ValueError: no rows of ``against``, or too few rows to estimate a spread.
+    """
+    table = rows.groupby(["seed", by])[value].mean().unstack(by)
+    if against not in table:
+        raise ValueError(f"no rows with {by}={against!r} to compare with; there are {list(table.columns)}")
+    seeds, levels = table.shape
+    used = table.stack()
+    degrees = len(used) - seeds - levels + 1
+    if degrees < 1:
+        raise ValueError(f"{len(used)} values are too few to estimate a spread from {levels} levels and {seeds} seeds")
+    # least squares of value = level + seed: the residuals' variance is that of one run about both
+    design = pd.get_dummies(used.index.to_frame(index=False), columns=["seed", by], dtype=float).to_numpy()
+    residuals = used.to_numpy() - design @ np.linalg.lstsq(design, used.to_numpy(), rcond=None)[0]
+    variance = float(residuals @ residuals) / degrees
+    lines = []
+    for level in table.columns.drop(against):
+        gap = (table[level] - table[against]).dropna()
+        half = stats.t.ppf(0.975, degrees) * math.sqrt(2 * variance / len(gap)) if len(gap) else math.nan
+        mean = float(gap.mean()) if len(gap) else math.nan
+        lines.append({by: level, "mean": mean, "low": mean - half, "high": mean + half, "n": len(gap)})
+    return pd.DataFrame(lines).assign(degrees=degrees)
 
 
 def summarise(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:

@@ -20,6 +20,13 @@ from .checks import check_choice, check_whole
 from .data import DataError, data_folder, explained
 
 TEXT_SETS = ("auto", "ptb", "wikitext-2", "tinyshakespeare", "python-manual")
+TITLES = {
+    "ptb": "Penn Treebank",
+    "wikitext-2": "WikiText-2",
+    "tinyshakespeare": "tiny Shakespeare",
+    "python-manual": "the Python manual",
+}
+"""What a reader calls the texts."""
 
 _TEXT_FILES = {  # name: (file, md5) for train, valid, test; a single file is split 90 / 5 / 5 in its order
     "ptb": (

@@ -20,7 +20,7 @@ from browser import in_fresh_python, still_page, visit
 import bridgeout_lite as bl
 from bridgeout_lite import DataError, Experiment, Recipe, Record
 from bridgeout_lite.studies import images as experiments
-from bridgeout_lite.studies.activations.measures import HISTOGRAM_EDGES
+from bridgeout_lite.studies.measures import HISTOGRAM_EDGES
 from bridgeout_lite.widgets import activations
 from bridgeout_lite.widgets.activations import MAPS, MEASURES, ActivationExplorer, pack
 

@@ -27,8 +27,9 @@ TINY = {
 def fewer_points():
     """Two operating points in place of four, and two batches for BatchNorm: what is tested is the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arena, "AMOUNTS", (0.0, 0.5))
-        patch.setattr(arena, "BATCHES", 2)
+        for module in (arena, arena.study):
+            patch.setattr(module, "AMOUNTS", (0.0, 0.5))
+        patch.setattr(arena.study, "BATCHES", 2)
         yield
 
 
@@ -248,7 +249,7 @@ def test_the_ledger_compares_the_pruned_with_the_whole_and_with_small_ones_from_
 
 
 def test_the_recorded_repeats_are_those_of_the_recorded_choice(monkeypatch):
-    monkeypatch.setattr(arena, "AMOUNTS", (0.0, 0.3, 0.5, 0.7))  # as they are outside of these tests
+    monkeypatch.setattr(arena.study, "AMOUNTS", (0.0, 0.3, 0.5, 0.7))  # as they are outside of these tests
     frame = arena.arena_frame(bl.notebook.results("arena"))
     for network in [name for name in arena.NETWORKS if arena.complete(frame, name)]:
         best = arena.choose_strengths(frame, network)
@@ -257,5 +258,5 @@ def test_the_recorded_repeats_are_those_of_the_recorded_choice(monkeypatch):
             experiment = ArenaExperiment(method=method, **strength, **arena.NETWORKS[network])
             assert arena.setting(experiment.spec) == best[method], method
     recorded = {record.key for record in bl.notebook.results("arena")}
-    wanted = {bl.runs.records.fingerprint(e.spec) for e in bl.studies.SWEEPS["arena"]()}
+    wanted = {bl.runs.records.fingerprint(e.spec) for e in bl.studies.sweeps()["arena"]()}
     assert recorded <= wanted

@@ -16,7 +16,6 @@ import torch
 
 import bridgeout_lite as bl
 from bridgeout_lite import cli
-from bridgeout_lite import studies as sweeps
 from bridgeout_lite.cli import main
 from bridgeout_lite.studies import images as experiments
 
@@ -211,7 +210,7 @@ def test_many_lines_become_one(capsys, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("CUDA out of memory.\nTried a lot.\n")
 
-    monkeypatch.setattr(experiments, "run", fail)
+    monkeypatch.setattr("bridgeout_lite.Experiment.measure", fail)
     assert failed(capsys, main(TRAIN)) == "CUDA out of memory. Tried a lot."
 
 
@@ -254,7 +253,7 @@ def test_smoke_sweep(capsys, tmp_path):
 def test_sweep_into_the_folder_results(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = experiments.Experiment("digits", train=128, width=0.25, recipe=bl.Recipe(epochs=1, batch_size=64))
-    monkeypatch.setitem(sweeps.SWEEPS, "smoke", lambda: [one])
+    monkeypatch.setattr("bridgeout_lite.cli.sweeps", lambda: {"smoke": lambda: [one]})
     assert main(["sweep", "smoke", "--device", "cpu"]) == 0
     assert "1 of 1 runs" in capsys.readouterr().out and Path("results/smoke.jsonl").is_file()
 
@@ -283,7 +282,7 @@ def test_sweep_options_that_cannot_be(capsys, tmp_path, monkeypatch, options, me
 
 def test_sweep_with_seeds_and_a_budget(capsys, tmp_path, monkeypatch):
     one = experiments.Experiment("digits", train=128, width=0.25, recipe=bl.Recipe(epochs=1, batch_size=64), seed=5)
-    monkeypatch.setitem(sweeps.SWEEPS, "smoke", lambda: [one])
+    monkeypatch.setattr("bridgeout_lite.cli.sweeps", lambda: {"smoke": lambda: [one]})
     store = tmp_path / "x.jsonl"
     words = ["sweep", "smoke", "--store", str(store), "--seeds", "2", "--budget", "1h", "--device", "cpu"]
     assert main(words) == 0 and "2 of 2 runs" in capsys.readouterr().out

@@ -16,10 +16,10 @@ import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Store, training
 from bridgeout_lite.modules import capture_activations
 from bridgeout_lite.runs.records import fingerprint, rounded
-from bridgeout_lite.studies import SWEEPS
+from bridgeout_lite.studies import experiment, sweeps
 from bridgeout_lite.studies import images as experiments
-from bridgeout_lite.studies.activations.measures import measure_activations
 from bridgeout_lite.studies.images import run
+from bridgeout_lite.studies.measures import measure_activations
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
 QUICK = Experiment("digits", width=0.25, p=0.2, q=1.5, train=256, valid=64, recipe=RECIPE)
@@ -53,12 +53,12 @@ def test_the_spec_is_complete():
     assert Experiment(**spec, recipe=recipe) == QUICK  # nothing else is needed to run it again
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", sweeps())
 def test_what_is_recorded_is_found_again(name):
     path = Path(__file__).parents[1] / "results" / f"{name}.jsonl"
     if not path.exists():
         pytest.skip("nothing is recorded of this sweep")
-    assert Store(path).keys() <= {fingerprint(e.spec) for e in SWEEPS[name]()}
+    assert Store(path).keys() <= {fingerprint(e.spec) for e in sweeps()[name]()}
 
 
 def test_later_knobs_leave_older_fingerprints_alone():
@@ -70,9 +70,9 @@ def test_later_knobs_leave_older_fingerprints_alone():
         Experiment(method="l1", p=0.0, strength=1e-4),
         Experiment(place="last", matched=True),
     ]
-    assert set(bl.runs.records.OMITTED_DEFAULTS) <= {name for experiment in later for name in experiment.spec}
-    for experiment in later:
-        assert Experiment(**{**experiment.spec, "recipe": Recipe(**experiment.spec["recipe"])}) == experiment
+    assert set(bl.runs.records.OMITTED_DEFAULTS) <= {name for one in later for name in one.spec}
+    for one in later:
+        assert Experiment(**{**one.spec, "recipe": Recipe(**one.spec["recipe"])}) == one
 
 
 CHANGES = {
@@ -164,7 +164,7 @@ def test_unknown_model_and_data_set():
 
 
 def test_a_record_names_the_data_that_it_used(images):
-    with pytest.raises(ValueError, match=r"asks for 'cifar10' but the images given are 'digits'"):
+    with pytest.raises(ValueError, match=r"asks for 'cifar10' but the data given is 'digits'"):
         run(dataclasses.replace(QUICK, dataset="cifar10"), images, **DEVICE)
     record = run(dataclasses.replace(QUICK, dataset="auto"), images, **DEVICE)
     assert record.spec["dataset"] == record.provenance["data"] == "digits"
@@ -243,7 +243,7 @@ def test_measured_activations_equal_direct_computation(images):
     assert layer["noise_ratio"] == pytest.approx(float(x.abs().pow(q).mean() / x.square().mean()), rel=1e-4)
     each = torch.stack([bl.sparsity.gini(image) for image in x]).mean()
     assert layer["per_sample"]["gini"] == pytest.approx(float(each), rel=1e-4)
-    edges = 10.0 ** torch.tensor(bl.studies.activations.measures.HISTOGRAM_EDGES) * layer["rms"]
+    edges = 10.0 ** torch.tensor(bl.studies.measures.HISTOGRAM_EDGES) * layer["rms"]
     shares = [float(((x >= low) & (x < high)).float().mean()) for low, high in itertools.pairwise(edges)]
     assert layer["histogram"][1:-1] == pytest.approx(shares[1:-1], rel=6e-3, abs=2e-5)  # three digits are kept
     assert sum(layer["histogram"]) == pytest.approx(1 - layer["zero_fraction"], rel=6e-3)  # the outer bins are open
@@ -264,7 +264,7 @@ def test_run_loads_the_data_it_is_not_given(record):
 
 
 def test_the_test_split_is_read_once_and_after_training(images, monkeypatch):
-    order, real_fit, real_evaluate = [], experiments.fit, experiments.evaluate
+    order, real_fit, real_evaluate = [], experiments.fit, training.evaluate
 
     def fit(*arguments, **options):
         history = real_fit(*arguments, **options)
@@ -277,7 +277,8 @@ def test_the_test_split_is_read_once_and_after_training(images, monkeypatch):
         return real_evaluate(model, images, split, **options)
 
     monkeypatch.setattr(experiments, "fit", fit)
-    monkeypatch.setattr(experiments, "evaluate", evaluate)
+    for module in (experiments, experiment):  # "train" and "views" are read by the first
+        monkeypatch.setattr(module, "evaluate", evaluate)
     run(QUICK, images, **DEVICE)
     assert order[0] == "trained" and order.count("test") == 1
 
@@ -291,8 +292,8 @@ def test_rounding_keeps_six_digits_and_drops_what_json_cannot_say():
 
 def test_activation_maps_keep_the_first_channels_and_exact_zeros(images):
     model = bl.build_model("smallcnn", width=0.5)
-    maps = bl.studies.activations.measures.activation_maps(model, images)
-    assert maps["images"] == [i for i in bl.studies.activations.measures.MAPPED_IMAGES if i < len(images.valid)]
+    maps = bl.studies.measures.activation_maps(model, images)
+    assert maps["images"] == [i for i in bl.studies.measures.MAPPED_IMAGES if i < len(images.valid)]
     outputs = capture_activations(model, images.normalize(images.valid.x[maps["images"]]))
     for name, layer in maps["layers"].items():
         levels = np.frombuffer(zlib.decompress(base64.b64decode(layer["levels"])), np.uint8).reshape(layer["shape"])

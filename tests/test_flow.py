@@ -163,12 +163,12 @@ def test_the_sweep_and_the_names_of_its_settings():
     assert (
         setting(FlowExperiment(length=1e-5, curvature=0.25, norm=1).spec) == "length 1e-05 and curvature 0.25, L1 norm"
     )
-    assert bl.studies.SWEEPS["feature-flow"]() == runs
+    assert bl.studies.sweeps()["feature-flow"]() == runs
 
 
 def test_a_run_is_recorded_and_read(tmp_path, monkeypatch):
     for name, value in (("FILTERS", ("l2",)), ("FILTER_AMOUNTS", (0.5,)), ("BLOCK_COUNTS", (2,))):
-        monkeypatch.setattr(featureflow, name, value)
+        monkeypatch.setattr(featureflow.study, name, value)
     common = {"dataset": "digits", "train": 64, "valid": 32, "test": 32, "recipe": QUICK}
     wanted = [FlowExperiment(**common), FlowExperiment(length=0.01, **common)]
     records = bl.sweep(wanted, tmp_path / "flow.jsonl", progress=False, device="cpu")

@@ -23,6 +23,7 @@ from bridgeout_lite.studies.language import (
     sample,
 )
 from bridgeout_lite.text import Corpus, tokenize
+from bridgeout_lite.training import autocast
 
 MODELS = ("lstm", "transformer")
 QUICK = LanguageRecipe(epochs=3, batch_size=8, length=8, lr=0.01, precision="float32")
@@ -126,6 +127,8 @@ def test_one_mask_for_all_time_steps():
 @pytest.mark.parametrize("zeros", ["state", "embedding"])
 def test_zero_states_stay_finite_below_q_2(q, precision, zeros):
     """The slope of |x|^(q/2) is infinite at zero, where every LSTM starts; the released code gave nan there."""
+    if precision == "bfloat16" and bl.training.pick_precision("auto", torch.device("cpu")) != precision:
+        pytest.skip("this processor has no LSTM in bfloat16")
     model = build("lstm", p=0.5, q=q)
     if zeros == "embedding":  # then the first layer's output is small or zero too
         with torch.no_grad():
@@ -133,7 +136,7 @@ def test_zero_states_stay_finite_below_q_2(q, precision, zeros):
     state = torch.zeros(2, 2, 3, 16)
     tokens = torch.randint(0, 20, (8, 3), generator=torch.Generator().manual_seed(0))
     for _ in range(2):
-        with language.autocast(torch.device("cpu"), precision):
+        with autocast(torch.device("cpu"), precision):
             logits, state = model(tokens, state)
         loss = language.cross_entropy(logits, tokens)
         model.zero_grad()
@@ -277,7 +280,7 @@ def test_every_token_counts_once(count):
 
 
 def test_the_state_is_carried_on_in_evaluation(monkeypatch):
-    monkeypatch.setattr(language, "EVALUATED_STREAMS", 1)
+    monkeypatch.setattr("bridgeout_lite.studies.language.fit.EVALUATED_STREAMS", 1)
     model = build("lstm")
     tokens = torch.randint(0, 20, (41,), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -380,7 +383,7 @@ def test_experiments_that_cannot_be(bad):
 
 
 def test_tokens_of_another_text(tokens):
-    with pytest.raises(ValueError, match="asks for 'python-manual' but the tokens given are 'verse'"):
+    with pytest.raises(ValueError, match="asks for 'python-manual' but the data given is 'verse'"):
         SMALL.run(tokens, device="cpu", progress=False)
 
 

@@ -12,11 +12,12 @@ from torch import nn
 from bridgeout_lite import cost, ledger, models, stats
 from bridgeout_lite.ledger import CLAIMS, SECTIONS
 from bridgeout_lite.runs.records import Record
-from bridgeout_lite.studies import SWEEPS, base, published
+from bridgeout_lite.studies import base, published, sweeps
+from bridgeout_lite.studies import curves as protocol
 from bridgeout_lite.studies.base import LEAST_SEEDS
+from bridgeout_lite.studies.experiment import counts
 from bridgeout_lite.studies.language import SEARCHED_P, SEARCHED_Q, language_model
-from bridgeout_lite.studies.literature import sizes
-from bridgeout_lite.studies.pruning import curves as protocol
+from bridgeout_lite.studies.literature.sizes import counted
 
 
 def claim(*words):
@@ -287,14 +288,14 @@ def test_the_counts_of_a_residual_network_are_those_of_a_real_one(network):
 
 def test_counting_without_weights_is_counting():
     model = models.build_model("resnet34c", num_classes=100)
-    assert sizes.counts(lambda: models.build_model("resnet34c", num_classes=100)) == cost.count(
+    assert counts(lambda: models.build_model("resnet34c", num_classes=100)) == cost.count(
         model, torch.zeros(1, 3, 32, 32)
     )
 
 
 @pytest.mark.parametrize(("digits", "verdict"), [("14.73 M", "reproduced"), ("14.72 M", "not reproduced")])
 def test_counts_are_compared_as_they_are_rounded(digits, verdict):
-    found = sizes.counted({"parameters": digits}, lambda: {"parameters": 14_728_266})([])
+    found = counted({"parameters": digits}, lambda: {"parameters": 14_728_266})([])
     assert found.verdict == verdict and found.ours == "14,728,266 parameters"
 
 
@@ -317,7 +318,7 @@ def test_an_interval_needs_two_values(values, n):
 
 def test_every_row_is_complete_and_tells_itself_apart():
     assert len({c.claim for c in CLAIMS}) == len(CLAIMS) == sum(len(section.claims) for section in SECTIONS)
-    known = {*SWEEPS, "pruning-published"}
+    known = {*sweeps(), "pruning-published"}
     for row in CLAIMS:
         assert all((row.claim, row.source, row.published, row.scale, row.command))
         assert set(re.findall(r"bridgeout sweep ([\w-]+)", row.command)) <= known
@@ -347,5 +348,5 @@ def test_without_records_what_is_measured_says_not_run():
     }
     page = ledger.ledger_page([])
     assert page.count("| verdict | ") == len(CLAIMS) and page.count("\n## ") == len(SECTIONS) + 1
-    for number, row in enumerate(CLAIMS, 1):
-        assert f"| {number} | {row.claim} | " in page and f"### {number}. {row.claim}\n" in page
+    for row in CLAIMS:
+        assert f"| {row.claim} | " in page and f"({row.slug})=\n### {row.claim}\n" in page

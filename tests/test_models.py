@@ -10,7 +10,8 @@ from refusals import refused
 from torch import Tensor, nn
 
 import bridgeout_lite as bl
-from bridgeout_lite.models import MODELS, ResidualBlock, Shortcut, WideBlock
+from bridgeout_lite.channels import channel_groups
+from bridgeout_lite.models import MODELS, ResidualBlock, Shortcut, WideBlock, family, tied
 
 STUDY = [name for name in MODELS if not name.startswith(("smallcnn", "airnet"))]  # the networks of the pruning study
 RESIDUAL = [name for name in STUDY if not name.startswith("vgg")]
@@ -195,6 +196,24 @@ def test_the_inner_convolution_of_a_block_stands_alone(name):
     assert not torch.allclose(model(x), expected)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_tied_channels_are_those_that_tracing_finds(name):
+    model = bl.build_model(name, width=1 / 16)
+    convs = {layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    writers = [convs & set(group.writers) for group in channel_groups(model, torch.zeros(1, 3, 32, 32))]
+    assert tied(name) == {layer for group in writers if len(group) > 1 for layer in group}
+    assert bool(tied(name)) == (family(name) in ("resnet", "wide_resnet"))
+
+
+def test_a_family_is_what_the_builder_is_called():
+    families = {name: family(name) for name in MODELS}
+    assert families["vgg11"] == families["vgg16"] == "vgg" and families["wrn-10-2"] == "wide_resnet"
+    assert set(families.values()) == {"smallcnn", "vgg", "resnet", "wide_resnet", "airnet"}
+    for ask in (family, tied):
+        with pytest.raises(ValueError, match=r"unknown model 'vgg12'; known: .*; did you mean 'vgg16'\?"):
+            ask("vgg12")
+
+
 @pytest.mark.parametrize("name", STUDY)
 def test_convolutions_start_as_in_the_study(name):
     """Xavier-uniform with gain sqrt 2: within sqrt 2 sqrt(6 / (fan in + fan out)) and reaching 90 % of it; no bias."""
@@ -294,8 +313,10 @@ def test_the_seed_makes_the_model(name):
             torch.manual_seed(seed)
             states.append(bl.build_model(name, width=0.1).state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
-    first = next(k for k in states[0] if k.startswith("conv") and k.endswith("weight"))
-    assert not torch.equal(states[0][first], states[2][first])
+    drawn = [k for k in states[0] if states[0][k].dim() > 1][
+        -1
+    ]  # the first layer of "airnet" whitens: no seed draws it
+    assert not torch.equal(states[0][drawn], states[2][drawn])
 
 
 def test_without_batchnorm_the_signal_keeps_its_scale():

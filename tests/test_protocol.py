@@ -11,8 +11,9 @@ import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, pruning
 from bridgeout_lite import studies as sweeps
 from bridgeout_lite.runs.records import Record, fingerprint
+from bridgeout_lite.studies import curves as protocol
 from bridgeout_lite.studies.images import dropout_places, run
-from bridgeout_lite.studies.pruning import curves as protocol
+from bridgeout_lite.studies.pruning import study
 
 RECIPE = Recipe(epochs=1, batch_size=32, lr=0.05, precision="float32")
 SMALL = {"width": 0.125, "train": 128, "valid": 64, "recipe": RECIPE}
@@ -180,19 +181,19 @@ def test_how_much_pruning_a_network_endures(accuracies, share):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_comparison_repeats_what_it_compares(name):
-    runs = sweeps.SWEEPS[f"pruning-{name}"]()
+    runs = sweeps.sweeps()[f"pruning-{name}"]()
     assert len({fingerprint(e.spec) for e in runs}) == len(runs) and {e.dataset for e in runs} == {name}
     seeds = {}
     for e in runs:
         seeds.setdefault((e.method, e.p, e.q, e.target_fraction, e.cut, e.recipe.epochs), set()).add(e.seed)
     assert all(seen in ({0}, {0, 1, 2}) for seen in seeds.values())
     repeated = {key[:4] for key, seen in seeds.items() if len(seen) == 3 and not key[4] and key[5] == 10}
-    assert repeated == set(sweeps.PRUNING_REPEATED) <= set(sweeps.PRUNING_SEARCH)
+    assert repeated == set(study.PRUNING_REPEATED) <= set(study.PRUNING_SEARCH)
 
 
 def test_the_recorded_runs_are_those_of_the_sweep():
     recorded = bl.notebook.results("pruning-cifar10").keys()
-    assert recorded == {fingerprint(e.spec) for e in sweeps.SWEEPS["pruning-cifar10"]()}
+    assert recorded == {fingerprint(e.spec) for e in sweeps.sweeps()["pruning-cifar10"]()}
 
 
 def test_a_front_is_what_no_other_point_beats():

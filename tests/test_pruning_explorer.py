@@ -15,8 +15,8 @@ from browser import in_fresh_python, told, weight
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Record
 from bridgeout_lite.pruning import prune
+from bridgeout_lite.studies import curves as protocol
 from bridgeout_lite.studies import published
-from bridgeout_lite.studies.pruning import curves as protocol
 from bridgeout_lite.widgets.pruning_explorer import (
     EVERYTHING,
     METHODS,

@@ -20,6 +20,7 @@ from bridgeout_lite.runs import runner
 from bridgeout_lite.runs.records import fingerprint
 from bridgeout_lite.runs.runner import parse_budget, sweep, with_seeds
 from bridgeout_lite.studies import images as experiments
+from bridgeout_lite.studies.activations.study import activation_grid
 from bridgeout_lite.studies.images import run
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05, precision="float32")
@@ -122,14 +123,14 @@ def test_unknown_backend(tmp_path):
 
 
 def test_named_sweeps():
-    for name, make in sweeps.SWEEPS.items():
+    for name, make in sweeps.sweeps().items():
         grid = make()
         assert len({fingerprint(e.spec) for e in grid}) == len(grid) > 0, name
-    grid = sweeps.activation_grid()
+    grid = activation_grid()
     assert {e.seed for e in grid} == {0, 1, 2} and {e.dataset for e in grid} == {"cifar10"}
     assert {e.method for e in grid} == {"none", "sparseout"}
-    assert {e.dataset for e in sweeps.activation_grid("digits")} == {"digits"}
-    assert {e.dataset for e in sweeps.smoke()} == {"digits"}
+    assert {e.dataset for e in activation_grid("digits")} == {"digits"}
+    assert {e.dataset for e in sweeps.sweeps()["smoke"]()} == {"digits"}
 
 
 def test_a_sweep_names_its_data_set(tmp_path):
@@ -204,20 +205,18 @@ def test_a_run_that_diverges_is_a_result_and_stops_nothing(tmp_path, capsys):
     assert sweep([wild], store, **DEVICE) == records[:1], "and is not tried again"
     frame = experiments.runs_frame(records)
     assert frame["test_accuracy"].isna().tolist() == [True, False]
-    assert len(bl.studies.activations.measures.layers_frame(records)) == len(
-        bl.studies.activations.measures.layers_frame(records[1:])
-    )
+    assert len(bl.studies.measures.layers_frame(records)) == len(bl.studies.measures.layers_frame(records[1:]))
 
 
 def test_a_run_that_fails_is_told_after_the_others_are_done(tmp_path, monkeypatch):
-    real = experiments.run
+    real = bl.Experiment.measure
 
-    def broken(experiment, *arguments, **options):
+    def broken(experiment, *arguments):
         if experiment.q == 1.5:
             raise RuntimeError("out of memory\nand a long story")
-        return real(experiment, *arguments, **options)
+        return real(experiment, *arguments)
 
-    monkeypatch.setattr(experiments, "run", broken)
+    monkeypatch.setattr(bl.Experiment, "measure", broken)
     store = Store(tmp_path / "grid.jsonl")
     with pytest.raises(RuntimeError, match=r"^1 of 3 runs failed, the first: digits .*q=1.5 seed 0: out of memory \("):
         sweep(GRID, store, **DEVICE)
@@ -281,7 +280,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capsys, counte
 SCRIPT = """
 import sys
 import bridgeout_lite as bl
-from bridgeout_lite.studies import smoke
+from bridgeout_lite.studies.smoke import smoke
 bl.sweep(smoke(), sys.argv[1], device="cpu", progress=False)
 """
 

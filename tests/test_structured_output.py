@@ -344,7 +344,7 @@ def test_weights_are_chosen_by_validation_in_the_search_alone():
 
 
 def test_the_sweep_has_every_variant_with_its_seeds():
-    experiments = bl.studies.SWEEPS["structured-output"]()
+    experiments = bl.studies.sweeps()["structured-output"]()
     assert len({fingerprint(e.spec) for e in experiments}) == len(experiments)
     frame = structured_output.structured_frame([Record(e.spec, {"valid_error": 0.0}, {}) for e in experiments])
     for dataset, (counts, more, seeds) in structured_output.TASKS.items():

@@ -82,6 +82,19 @@ def rounded(value: Any, digits: int = 6) -> Any:
     return value
 
 
+def result_folders() -> list[Path]:
+    """Where recorded runs are looked for: $BRIDGEOUT_RESULTS, the checkout of the package, the working directory."""
+    places = [Path(__file__).parents[2] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
+    if override := os.environ.get("BRIDGEOUT_RESULTS"):
+        places.insert(0, Path(override))
+    return places
+
+
+def find_store(name: str) -> Path | None:
+    """The file ``NAME.jsonl`` in the first of :func:`result_folders` that has it, or None."""
+    return next((path for place in result_folders() if (path := place / f"{name}.jsonl").is_file()), None)
+
+
 class Store:
     """An append-only file of records.
 
@@ -197,17 +210,6 @@ class Store:
             raise
         except OSError as error:
             raise StoreError(f"cannot {verb} the store {self.path} ({error.strerror or error}){advice}") from error
-
-
-def results(name: str) -> Store:
-    """The recorded runs ``results/NAME.jsonl`` of the book; FileNotFoundError lists the places looked in."""
-    places = [Path(__file__).parents[2] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
-    if override := os.environ.get("BRIDGEOUT_RESULTS"):
-        places.insert(0, Path(override))
-    for place in places:
-        if (place / f"{name}.jsonl").is_file():
-            return Store(place / f"{name}.jsonl")
-    raise FileNotFoundError(f"no {name}.jsonl in {', '.join(map(str, places))}: clone the whole book, or run the sweep")
 
 
 def _append(file: BinaryIO, line: bytes) -> None:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..checks import as_number, check_choice, check_whole
+from ..checks import check_choice, check_positive, check_whole
+from ..cost import count
 from ..data import IMAGE_SETS, Images, kept_images
 from ..models import MODELS, build_model
 from ..runs.provenance import provenance
@@ -71,9 +72,9 @@ class Experiment:
     def spec(self) -> dict[str, Any]:
         """The experiment as JSON values, by which its record is found."""
         values = {f.name: _as_json(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        spec = self.TAGS | {"protocol": self.PROTOCOL} | values
-        omitted = {"protocol": 1} | self.OMITTED_DEFAULTS
-        return {k: v for k, v in spec.items() if k not in omitted or v != omitted[k]}
+        protocol = {"protocol": self.PROTOCOL} if self.PROTOCOL > 1 else {}
+        omitted = self.OMITTED_DEFAULTS
+        return self.TAGS | protocol | {k: v for k, v in values.items() if k not in omitted or v != omitted[k]}
 
     def load(self) -> Any:
         """The data, with ``name``, ``checksum`` and ``to(device)``."""
@@ -148,11 +149,8 @@ class ImageExperiment(Experiment):
             value = getattr(self, name)
             if value is not None or name in ("valid", "seed"):
                 check_whole(value, name, least)
-        width = as_number(self.width)
-        if width is None:
-            raise ValueError(f"width must be a number > 0, got {self.width!r}")
-        self._settle(width=width)
-        if needs not in _kinds(self.model, width):
+        self._settle(width=check_positive(self.width, "width", zero=False))
+        if needs not in _kinds(self.model, self.width):
             raise ValueError(f"model {self.model!r} has no {needs.__name__}, which this experiment needs")
 
     def load(self) -> Images:
@@ -175,6 +173,13 @@ def accuracies(model: nn.Module, images: Images, precision: str = "float32") -> 
 def columns(history: History, *names: str) -> dict[str, list[float]]:
     """Columns of a history as lists."""
     return {name: history.frame[name].tolist() for name in names}
+
+
+def counts(build: Callable[[], nn.Module], side: int = 32) -> tuple[int, int]:
+    """Parameters and multiply-adds of one image, without memory or time for the weights."""
+    with torch.device("meta"):
+        model, image = build(), torch.empty(1, 3, side, side)
+    return count(model, image)
 
 
 @functools.cache

@@ -19,9 +19,9 @@ from ..pruning import remove_filters
 from ..rivals.penalties import L1
 from ..runs.records import OMITTED_DEFAULTS, Record
 from ..training import VIEWS, Recipe, evaluate, fit
-from .activations.measures import MEASURED_IMAGES, activation_maps, measure_activations
+from .curves import dropout_places, measure_latency, measure_pruning
 from .experiment import ImageExperiment, Run, accuracies, columns
-from .pruning.curves import dropout_places, measure_latency, measure_pruning
+from .measures import MEASURED_IMAGES, activation_maps, measure_activations
 
 METHODS = ("none", "sparseout", "bridgeout", "dropout", "l1")
 PLACES = ("all", "last")

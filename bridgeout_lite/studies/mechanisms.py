@@ -31,6 +31,7 @@ from ..runs.records import Record, fingerprint, rounded
 from ..sparsity import gini, hoyer
 from ..theory import lq_penalty, monte_carlo_penalty
 from ..training import Recipe, evaluate, fit
+from .base import Study
 from .experiment import ImageExperiment, Run
 from .search import Ladder
 
@@ -52,7 +53,8 @@ PROBES = tuple((p, q) for q in (1.0, 1.5, 2.0) for p in (0.1, 0.3, 0.5))
 # Validation images whose features are measured.
 MEASURED = 2000
 
-# The training of all methods: 2,500 images are known by heart at its end (99.9 % of them, at weight decay 5e-4).
+# The training of all methods. Without a regulariser 2,500 images are known by heart at its end: more than 99 % of them,
+# where 60 % of others are told right.
 RECIPE = Recipe(
     epochs=30, batch_size=125, lr=0.2, momentum=0.85, weight_decay=5e-4, flip="alternating", crop=0, precision="float32"
 )
@@ -400,3 +402,6 @@ def probes_frame(records: Iterable[Record]) -> pd.DataFrame:
         run = {k: spec[k] for k in ("method", "q", "draws", "p", "seed")}
         frames.append(pd.DataFrame(columns).assign(epoch=range(1, len(history["predicted"]) + 1), **run))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+STUDY = Study("mechanisms", {"mechanisms": mechanisms})

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..runs.records import Record, fingerprint
+from .curves import CHOSEN_AT
 from .images import Experiment
 from .mechanisms import RECIPE
-from .pruning.curves import CHOSEN_AT
 from .search import Ladder
 
 SEARCHED, REPEATED = 1, 5

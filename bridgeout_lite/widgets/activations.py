@@ -18,8 +18,8 @@ from matplotlib.figure import Figure as Picture
 from ..data import DataError, Images, load_images
 from ..figures import BLUE, GREY, RED, panels
 from ..runs.records import Record
-from ..studies.activations.measures import HISTOGRAM_EDGES, MAPPED_IMAGES
 from ..studies.images import Experiment, run
+from ..studies.measures import HISTOGRAM_EDGES, MAPPED_IMAGES
 from ..training import Recipe
 from .base import Figure
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ..figures import P_STYLES, Q_COLOURS, Q_MARKERS, band, panels, use_style
 from ..runs.records import Record
 from ..stats import summarise
-from ..studies.activations.measures import layers_frame
+from ..studies.measures import layers_frame
 from ..theory import exact_penalty, relative_noise
 
 

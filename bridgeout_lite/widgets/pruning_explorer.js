@@ -81,22 +81,33 @@ function followRecorded(fig, studies) {
     return study.settings.reduce((best, there) => (less(distance(there), distance(best)) ? there : best));
   };
   let busy = true;
-  for (const moved of ["study", ...SETTING]) {
-    fig.follow([moved], () => {
-      if (busy) return;
-      busy = true;
-      const study = studies[get("study")];
-      need(study, `there is no study ${get("study")} among the recorded ones`);
-      const { method, p, q, target } = nearest(study, moved);
-      const own = study.settings.filter((setting) => setting.method === method);
-      const stops = { p: own.map((setting) => setting.p), q: own.map((setting) => setting.q), layer: study.layers.map((_, k) => k + 1) };
-      const controls = structuredClone(get("controls"));
-      for (const [key, values] of Object.entries(stops)) controls[key].values = [...new Set(values)].sort((a, b) => a - b);
-      if (JSON.stringify(controls) !== JSON.stringify(get("controls"))) model.set("controls", controls);
-      fig.assign({ method, p, q, target, layer: Math.min(get("layer"), study.layers.length) });
+  const keys = ["study", ...SETTING];
+  const settle = (moved) => {
+    if (busy) return;
+    busy = true;
+    const study = studies[get("study")];
+    need(study, `there is no study ${get("study")} among the recorded ones`);
+    const { method, p, q, target } = nearest(study, moved);
+    const own = study.settings.filter((setting) => setting.method === method);
+    const stops = { p: own.map((setting) => setting.p), q: own.map((setting) => setting.q), layer: study.layers.map((_, k) => k + 1) };
+    const controls = structuredClone(get("controls"));
+    for (const [key, values] of Object.entries(stops)) controls[key].values = [...new Set(values)].sort((a, b) => a - b);
+    if (JSON.stringify(controls) !== JSON.stringify(get("controls"))) model.set("controls", controls);
+    assign({ method, p, q, target, layer: Math.min(get("layer"), study.layers.length) });
+    busy = false;
+  };
+  // what is set at once, as by Reset, comes in any order: only when all of it is there is a setting looked for
+  const assign = fig.assign.bind(fig);
+  fig.assign = fig.guard((values) => {
+    const moved = keys.find((key) => key in values), free = !busy;
+    busy ||= moved !== undefined;
+    assign(values);
+    if (free && busy) {
       busy = false;
-    });
-  }
+      settle(moved);
+    }
+  });
+  for (const moved of keys) fig.follow([moved], () => settle(moved));
   busy = false;
 }
 

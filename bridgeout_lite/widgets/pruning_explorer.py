@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Picture
 from ..figures import BLUE, GREEN, GREY, ORANGE, RED, panels
 from ..runs.records import Record
 from ..studies import published
-from ..studies.pruning.curves import CHOSEN_BY, CURVES, RELEASED, choose_settings, curves_frame, setting
+from ..studies.curves import CHOSEN_BY, CURVES, RELEASED, choose_settings, curves_frame, setting
 from .base import Figure
 
 METHODS = {"no noise": "none", "dropout": "dropout", "Batch Bridgeout": "bridgeout", "Sparseout": "sparseout"}
@@ -251,7 +251,7 @@ class PruningExplorer(Figure):
     every method at the chosen share, the filters of one layer sorted by norm, and the network as it thins out, with
     what it costs.
 
-    A treatment is a recorded curve (see ``studies.pruning.curves``) that prunes filters; those that prune single
+    A treatment is a recorded curve (see ``studies.curves``) that prunes filters; those that prune single
     weights are not in this figure. Few settings are recorded, so p, q and target move together: the one that is moved
     keeps its value, the others go to the nearest that is recorded with it. A method of which nothing is recorded at the
     present p, q and target starts with the setting that was chosen for it on validation images.

@@ -1,1 +1,19 @@
 """Chapter 4: what q does to the activations of a network."""
+
+from ..base import Study
+from ..images import runs_frame
+from ..measures import HISTOGRAM_EDGES, MAPPED_IMAGES, MEASURED_IMAGES, layers_frame, measure_activations
+from .claims import SECTION
+from .study import activation_grid
+
+__all__ = [
+    "HISTOGRAM_EDGES",
+    "MAPPED_IMAGES",
+    "MEASURED_IMAGES",
+    "STUDY",
+    "layers_frame",
+    "measure_activations",
+    "runs_frame",
+]
+
+STUDY = Study("activations", {"activation-grid": activation_grid}, (SECTION,))

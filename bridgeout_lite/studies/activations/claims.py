@@ -8,7 +8,7 @@ from ...runs.records import Record
 from ...stats import paired_difference, summarise
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
 from ..images import runs_frame
-from .measures import layers_frame
+from ..measures import layers_frame
 
 _GRID = (
     "small CNN (0.17 M parameters), 5 epochs, CIFAR-10, 45,000 images; "

@@ -1,5 +1,7 @@
 """Chapter 12: every method on one network, with equal training, judged by what is left after filters are removed."""
 
+from ..base import Study
+from .claims import SECTION
 from .study import (
     AMOUNTS,
     BATCHES,
@@ -12,6 +14,7 @@ from .study import (
     TREATMENTS,
     ArenaExperiment,
     arena_frame,
+    arena_runs,
     choose_strengths,
     complete,
     exact_zeros,
@@ -33,6 +36,7 @@ __all__ = [
     "LABELS",
     "NETWORKS",
     "RANKINGS",
+    "STUDY",
     "TREATMENTS",
     "ArenaExperiment",
     "arena_frame",
@@ -47,3 +51,5 @@ __all__ = [
     "smaller",
     "standings",
 ]
+
+STUDY = Study("arena", {"arena": arena_runs}, (SECTION,))

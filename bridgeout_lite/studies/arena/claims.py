@@ -6,7 +6,7 @@ import pandas as pd
 
 from ... import stats
 from ...runs.records import Record
-from ...stats import points
+from ...stats import Gap, points
 from ..base import DIRECTION, LEAST_SEEDS, TOO_FEW, Claim, Finding, Judge, Section
 from . import study as arena
 
@@ -15,8 +15,6 @@ PRUNED = [amount for amount in arena.AMOUNTS if amount]
 
 # "As accurate as" is: the whole interval lies above minus so many points.
 MARGIN = 2.0
-
-Gap = tuple[float, float, float, int]
 
 
 def gap(rows: pd.DataFrame, a: str, b: str, treatment: str) -> Gap:

@@ -26,8 +26,8 @@ from ...rivals.base import Regulariser, finish
 from ...rivals.channels import prune_to_budget
 from ...runs.records import Record
 from ...training import Recipe, evaluate, fit
+from ..curves import dropout_places
 from ..experiment import ImageExperiment, Run, accuracies, columns
-from ..pruning.curves import dropout_places
 
 # Shares of the filters: the operating points.
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)

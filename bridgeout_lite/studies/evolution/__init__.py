@@ -19,6 +19,8 @@ division by the largest mean of the layer make it one. F, the truncation and all
 Sources: Shafiee et al. 2019, arXiv:1801.05387 (stress); Shafiee, Mishra and Wong 2016, arXiv:1606.04393 (synthesis).
 """
 
+from ..base import Study
+from .claims import SECTION
 from .study import CONTROLS, EvolutionExperiment, Generation, at_size, lineages, lineages_frame
 from .synthesis import TRUNCATION, cluster_probability, cut, stress_moments, survivors, synthesize
 from .teacher import ALIKE, TeacherExperiment, teachers_frame
@@ -26,6 +28,7 @@ from .teacher import ALIKE, TeacherExperiment, teachers_frame
 __all__ = [
     "ALIKE",
     "CONTROLS",
+    "STUDY",
     "TRUNCATION",
     "EvolutionExperiment",
     "Generation",
@@ -40,3 +43,5 @@ __all__ = [
     "synthesize",
     "teachers_frame",
 ]
+
+STUDY = Study("evolution", {"evolution": lineages}, (SECTION,))

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ...data import TITLES
 from ...runs.records import Record
-from ...stats import interval, points
+from ...stats import Gap, interval, points
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
 from .study import at_size, lineages_frame
 from .teacher import teachers_frame
@@ -18,7 +19,7 @@ SCALE = "VGG-11 of an eighth of the channels, digits and 2,000 images of CIFAR-1
 # Points of test accuracy that count as a small loss.
 LITTLE = 2.0
 
-NAMES = {"cifar10": "CIFAR-10", "digits": "digits"}
+NAMES = {name: TITLES[name] for name in ("cifar10", "digits")}
 
 
 def lineages(records: list[Record], **wanted: object) -> dict[str, pd.DataFrame]:
@@ -40,7 +41,7 @@ def _arm(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
     return part
 
 
-def against_control(rows: pd.DataFrame, control: str, generation: int | None = None) -> tuple[float, float, float, int]:
+def against_control(rows: pd.DataFrame, control: str, generation: int | None = None) -> Gap:
     """Test accuracy of a lineage minus that of a control at the same generation, None for the last, paired by seed:
     (mean, low, high, n)."""
     last = rows[rows["generation"] == (rows["generation"].max() if generation is None else generation)]
@@ -48,7 +49,7 @@ def against_control(rows: pd.DataFrame, control: str, generation: int | None = N
     return interval((ends["lineage"] - ends[control]).dropna() if control in ends else pd.Series(dtype=float))
 
 
-def stress_gain(rows: pd.DataFrame) -> tuple[float, float, tuple[float, float, float, int]]:
+def stress_gain(rows: pd.DataFrame) -> tuple[float, float, Gap]:
     """Test accuracy with minus without stress at the smallest size that every lineage reaches, paired by seed. The
     strength is that of the best mean validation accuracy there: (strength, share of the multiply-adds, difference)."""
     rows = rows[(rows["arm"] == "lineage") & rows["inherit"]]
@@ -62,7 +63,7 @@ def stress_gain(rows: pd.DataFrame) -> tuple[float, float, tuple[float, float, f
 SPLITS = ("valid_accuracy", "test_accuracy")
 
 
-def _enough(gaps: Iterable[tuple[float, float, float, int]]) -> bool:
+def _enough(gaps: Iterable[Gap]) -> bool:
     counts = [gap[3] for gap in gaps]
     return bool(counts) and min(counts) >= LEAST_SEEDS
 
@@ -154,18 +155,13 @@ def _keeps_what_is_needed(records: list[Record]) -> Finding:
     behind = interval((table["exp"] - table["magnitude"]).dropna())
     return Finding(
         "chance of a needed unit to be kept minus that of another, in points: "
-        + "; ".join(f"{rule} {points(_percent(gap))}" for rule, gap in gaps.items())
-        + f"; exp minus magnitude {points(_percent(behind))}, n = {behind[3]}",
+        + "; ".join(f"{rule} {points(gap * 100)}" for rule, gap in gaps.items())
+        + f"; exp minus magnitude {points(behind * 100)}, n = {behind[3]}",
         DIRECTION if gaps["exp"][1] > 0 else "not reproduced",
         "chance is 0; magnitude keeps as many units, the largest ones"
         + (", and tells them apart better" if behind[2] < 0 else ""),
         "students of 32 hidden units of teachers of 4, whose needed units are known",
     )
-
-
-def _percent(gap: tuple[float, float, float, int]) -> tuple[float, float, float, int]:
-    mean, low, high, n = gap
-    return 100 * mean, 100 * low, 100 * high, n
 
 
 SECTION = Section(

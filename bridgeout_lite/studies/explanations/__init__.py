@@ -14,6 +14,8 @@ the lasso, the average pictures and the remedy for strides are our reconstructio
 Source: Oramas, Wang and Tuytelaars, "Visual Explanation by Interpretation", ICLR 2019, arXiv:1712.06302.
 """
 
+from ..base import Study
+from .claims import SECTION
 from .faithfulness import (
     DELETED,
     DRAWS,
@@ -68,6 +70,7 @@ __all__ = [
     "MUS",
     "RULES",
     "SHARES",
+    "STUDY",
     "SWEPT_P",
     "SWEPT_Q",
     "Explanation",
@@ -104,3 +107,5 @@ __all__ = [
     "scaled",
     "silenced",
 ]
+
+STUDY = Study("explanations", {"explanations": explanations}, (SECTION,))

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from ...data import TITLES
 from ...runs.records import Record
-from ...stats import interval, paired_difference
+from ...stats import Gap, interval, paired_difference
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
 from .study import explanations_frame
 
-Gap = tuple[float, float, float, int]
-
-NAMES = {"flowers-single-6c": "one telling part", "flowers-double-12c": "two telling parts", "cifar10": "CIFAR-10"}
+FLOWERS = {"flowers-single-6c": "one telling part", "flowers-double-12c": "two telling parts"}
+NAMES = FLOWERS | {"cifar10": TITLES["cifar10"]}
 
 
 def quiet_gap(rows: pd.DataFrame, dataset: str, a: str, b: str | None = None) -> Gap:

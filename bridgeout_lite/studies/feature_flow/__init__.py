@@ -1,5 +1,7 @@
 """Chapter 11: networks trained to keep the paths of their features short and straight."""
 
+from ..base import Study
+from .claims import SECTION
 from .study import (
     BLOCK_COUNTS,
     FILTER_AMOUNTS,
@@ -24,6 +26,7 @@ __all__ = [
     "FILTERS",
     "FILTER_AMOUNTS",
     "PLAIN",
+    "STUDY",
     "FlowExperiment",
     "against_plain",
     "feature_flow",
@@ -37,3 +40,5 @@ __all__ = [
     "weakest_blocks",
     "without_blocks",
 ]
+
+STUDY = Study("feature-flow", {"feature-flow": feature_flow}, (SECTION,))

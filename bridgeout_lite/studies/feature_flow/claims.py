@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ...runs.records import Record
-from ...stats import interval, points
+from ...stats import Gap, interval, points
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
 from .study import BLOCK_COUNTS, FILTER_AMOUNTS, PLAIN, WEIGHT_AMOUNTS, flow_layers, flow_removal, flow_runs
 
@@ -15,7 +15,7 @@ _SCALE = (
 _COMMAND = "`bridgeout sweep feature-flow`"
 
 
-def _gaps(table: pd.Series) -> dict[str, tuple[float, float, float, int]]:
+def _gaps(table: pd.Series) -> dict[str, Gap]:
     """Of a number for each setting and seed: for each penalty with enough seeds its difference from training without
     one, paired by seed."""
     if PLAIN not in table:

@@ -1,5 +1,7 @@
 """Chapter 9: language models, and what q does to them."""
 
+from ..base import Study
+from .claims import SECTION
 from .fit import LanguageRecipe, cross_entropy, evaluate_language, fit_language, perplexity, sample
 from .model import MODELS, build_language_model, is_noise_place
 from .study import (
@@ -18,6 +20,7 @@ __all__ = [
     "MODELS",
     "SEARCHED_P",
     "SEARCHED_Q",
+    "STUDY",
     "TUNED_P",
     "LanguageExperiment",
     "LanguageRecipe",
@@ -32,3 +35,5 @@ __all__ = [
     "sample",
     "tuned",
 ]
+
+STUDY = Study("language", {"language-model": language_model}, (SECTION,))

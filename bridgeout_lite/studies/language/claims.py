@@ -7,9 +7,9 @@ import pandas as pd
 from ...runs.records import Record
 from ...stats import interval, paired_difference, points
 from .. import published
-from ..activations.measures import layers_frame
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
 from ..images import runs_frame
+from ..measures import layers_frame
 from .study import SEARCHED_P, SEARCHED_Q, tuned
 
 _LANGUAGE = (

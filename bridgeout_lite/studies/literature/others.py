@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ...data import TITLES
 from ...runs.records import Record
 from ...stats import interval
-from .. import published
+from .. import curves, published
 from ..base import DIRECTION, LEAST_SEEDS, TOO_FEW, Claim, Finding, Judge, Section, not_run
-from ..pruning import curves as protocol
 from ..pruning.claims import is_whole, pruning_command
 
 
@@ -20,7 +20,7 @@ def _accuracy(model: str, dataset: str, method: str, theirs: float) -> Judge:
         some = [r for r in whole if (r.spec["dataset"], r.spec["method"]) == (dataset, method)]
         longest = max((r.spec["recipe"]["epochs"] for r in some), default=0)
         rows = pd.DataFrame(
-            {"setting": protocol.setting(r.spec), "seed": r.spec["seed"]}
+            {"setting": curves.setting(r.spec), "seed": r.spec["seed"]}
             | {split: r.metrics[f"{split}_accuracy"] for split in ("valid", "test")}
             for r in some
             if r.spec["recipe"]["epochs"] == longest
@@ -49,11 +49,10 @@ def _untested(rows: Iterable[tuple[str, str, str, str]], command: str = "-") -> 
 
 def _anchor_claims() -> tuple[Claim, ...]:
     methods = {"none": "without noise", "dropout": "with Dropout"}
-    data = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
     return (
         *(
             Claim(
-                f"Test accuracy of {title}, {methods[method]}, {data[dataset]}: {accuracy:.2f} %",
+                f"Test accuracy of {title}, {methods[method]}, {TITLES[dataset]}: {accuracy:.2f} %",
                 source,
                 f"{accuracy:.2f} %",
                 "-",

@@ -6,18 +6,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from ... import cost, models
+from ... import models
 from ...runs.records import Record
 from ...tv_compat import import_torchvision
 from .. import published
 from ..base import Claim, Finding, Judge, Section, not_run
-
-
-def counts(build: Callable[[], nn.Module], side: int = 32) -> tuple[int, int]:
-    """Parameters and multiply-adds of one image, without memory or time for the weights."""
-    with torch.device("meta"):
-        model, image = build(), torch.empty(1, 3, side, side)
-    return cost.count(model, image)
+from ..experiment import counts
 
 
 def _network_counts(key: str) -> dict[str, int]:

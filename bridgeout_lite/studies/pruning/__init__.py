@@ -1,5 +1,52 @@
 """Chapters 5 to 8: how networks survive pruning."""
 
-from .curves import AMOUNTS, CHOSEN_BY, CURVES, RELEASED
+from functools import partial
 
-__all__ = ["AMOUNTS", "CHOSEN_BY", "CURVES", "RELEASED"]
+from ..base import Study
+from ..curves import (
+    AMOUNTS,
+    BATCHES,
+    CHOSEN_AT,
+    CHOSEN_BY,
+    CURVES,
+    FINE_TUNING,
+    RELEASED,
+    RELEASED_AMOUNTS,
+    at_best,
+    choose_settings,
+    curves_frame,
+    endures,
+    prune_as_released,
+    setting,
+)
+from .claims import SECTION
+from .study import pruning_cifar100, pruning_comparison, pruning_published
+
+__all__ = [
+    "AMOUNTS",
+    "BATCHES",
+    "CHOSEN_AT",
+    "CHOSEN_BY",
+    "CURVES",
+    "FINE_TUNING",
+    "RELEASED",
+    "RELEASED_AMOUNTS",
+    "STUDY",
+    "at_best",
+    "choose_settings",
+    "curves_frame",
+    "endures",
+    "prune_as_released",
+    "setting",
+]
+
+STUDY = Study(
+    "pruning",
+    {
+        "pruning-cifar10": pruning_comparison,
+        "pruning-cifar100": pruning_cifar100,
+        "pruning-published": pruning_published,
+        "pruning-shortened": partial(pruning_published, 30),
+    },
+    (SECTION,),
+)

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 import pandas as pd
 
 from ... import models, stats
+from ...data import TITLES
 from ...pruning import prune
 from ...runs.records import Record
 from ...stats import interval, points, summarise
-from .. import published
+from .. import curves, published
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
-from ..literature.sizes import counts
-from . import curves as protocol
+from ..experiment import counts
 
 METHOD_NAMES = {"none": "weight decay", "dropout": "Dropout", "bridgeout": "Batch Bridgeout"}
 
 # Shares of the filters at which the pruning curves are compared.
-PRUNED = protocol.CHOSEN_AT
+PRUNED = curves.CHOSEN_AT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def _pruned(
     method."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if record.spec["dataset"] == dataset and record.spec["model"][:3] == network[:3]:
+        if record.spec["dataset"] == dataset and models.family(record.spec["model"]) == models.family(network):
             common = {k: record.spec.get(k) for k in ("model", "width", "train", "valid", "cut", "recipe")}
             groups.setdefault(json.dumps(common, sort_keys=True), []).append(record)
 
@@ -49,9 +49,9 @@ def _pruned(
         return is_whole(group[0], network), group[0].spec["recipe"]["epochs"]
 
     for group in sorted(groups.values(), key=rank, reverse=True):
-        frame = protocol.curves_frame(group)
+        frame = curves.curves_frame(group)
         if len(frame):
-            rows = protocol.at_best(frame, curve, amounts=amounts)
+            rows = curves.at_best(frame, curve, amounts=amounts)
             seeds = rows.groupby("method")["seed"].nunique()
             if all(seeds.get(method, 0) >= LEAST_SEEDS for method in METHOD_NAMES):
                 whole, epochs = rank(group)
@@ -175,7 +175,7 @@ def _endurance(rows: pd.DataFrame) -> pd.DataFrame:
     """For each run the share of the filters, in %, up to which it stays within 5 points of its unpruned accuracy."""
     values = []
     for (method, seed), run in rows.sort_values("amount").groupby(["method", "seed"]):
-        values.append({"method": method, "seed": seed, "value": 100 * protocol.endures(run["amount"], run["accuracy"])})
+        values.append({"method": method, "seed": seed, "value": 100 * curves.endures(run["amount"], run["accuracy"])})
     return pd.DataFrame(values)
 
 
@@ -270,8 +270,7 @@ def pruning_command(network: str, dataset: str) -> str:
 
 def _pruning_claims() -> tuple[Claim, ...]:
     titles = {"vgg16": "VGG-16", "resnet34c": "CIFAR ResNet", "wrn-28-10": "Wide-ResNet"}
-    data = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-    pairs = [(network, dataset) for dataset in data for network in titles]
+    pairs = [(network, dataset) for dataset in published.DATASETS for network in titles]
     digitised = "Khan & Stavness 2020; curves digitised from the authors' figures"
     ours = "by this book; the paper neither removes filters nor recalibrates"
 
@@ -281,7 +280,7 @@ def _pruning_claims() -> tuple[Claim, ...]:
         """One row for each network and data set."""
         return [
             Claim(
-                f"{claim}: {titles[network]}, {data[dataset]}",
+                f"{claim}: {titles[network]}, {TITLES[dataset]}",
                 source,
                 theirs(network, dataset),
                 "-",

@@ -1,4 +1,4 @@
-"""Chapters 5 to 8: which networks are pruned by the protocol of :mod:`bridgeout_lite.studies.pruning.curves`."""
+"""Chapters 5 to 8: which networks are pruned by the protocol of :mod:`bridgeout_lite.studies.curves`."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ multiples of 1/300 %, as those of three runs on 10,000 test images do ("wrn-28-1
 
 p, q and the targeted share behind the curves are not published. The pruned checkpoint is the one with the best *test*
 accuracy. In VGG the released code also zeroes the smallest BatchNorm scales
-(:func:`bridgeout_lite.studies.pruning.curves.prune_as_released`).
+(:func:`bridgeout_lite.studies.curves.prune_as_released`).
 
 **Sizes, accuracies and times** of usual networks and of other pruning methods, for the rows of the ledger.
 """

@@ -1,5 +1,8 @@
 """Chapter 14: networks whose ends are shared with autoencoders of the inputs and of the answers."""
 
+from ..base import Study
+from .claims import SECTION
+from .faces import load_pairs, shapes
 from .model import (
     INPUT_ENDS,
     OUTPUT_ENDS,
@@ -39,6 +42,7 @@ __all__ = [
     "NOISE_SEEDS",
     "OUTPUT_ENDS",
     "SEARCHED_Q",
+    "STUDY",
     "TASKS",
     "TUNED",
     "TUNED_P",
@@ -54,12 +58,16 @@ __all__ = [
     "errors",
     "falling",
     "fit_structured",
+    "load_pairs",
     "off_shape",
     "off_surface",
     "predict",
     "searched_structured",
+    "shapes",
     "structured_frame",
     "structured_output",
     "tuned_p",
     "tuned_weights",
 ]
+
+STUDY = Study("structured-output", {"structured-output": structured_output}, (SECTION,))

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ...runs.records import Record
-from ...stats import interval
+from ...stats import Gap, interval
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
 from .study import TASKS, epochs_to, structured_frame
 
@@ -26,7 +26,7 @@ def arm(frame: pd.DataFrame, variant: str, unlabelled: bool = False) -> pd.DataF
     return frame[kept].set_index("seed").sort_index()
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, value: str) -> tuple[float, float, float, int]:
+def difference(a: pd.DataFrame, b: pd.DataFrame, value: str) -> Gap:
     """Mean over seeds of ``value`` in one :func:`arm` minus another, with its 95 % interval: (mean, low, high, n)."""
     return interval((a[value] - b[value]).dropna())
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data import Images
-from ...modules import capture_activations
-from ...runs.records import Record, rounded
-from ...sparsity import record_activations
+from ..data import Images
+from ..modules import capture_activations
+from ..runs.records import Record, rounded
+from ..sparsity import record_activations
 
 # log10 of an activation over its layer's root mean square; the bins of the recorded histograms
 HISTOGRAM_EDGES = tuple(round(-3.0 + 0.1 * k, 1) for k in range(46))

@@ -16,15 +16,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune as masks
 
-from ...checks import check_choice
-from ...cost import latencies
-from ...data import Images
-from ...layers import is_activation
-from ...modules import Where
-from ...pruning import curve, prune, remove_filters
-from ...runs.records import Record
-from ...sparsity import filter_norms, hoyer
-from ...training import Recipe, evaluate, pick_precision
+from ..checks import check_choice
+from ..cost import latencies
+from ..data import Images
+from ..layers import is_activation
+from ..models import family
+from ..modules import Where
+from ..pruning import curve, prune, remove_filters
+from ..runs.records import Record
+from ..sparsity import filter_norms, hoyer
+from ..training import Recipe, evaluate, pick_precision
 
 AMOUNTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SOME = (0.1, 0.3, 0.5, 0.7)
@@ -81,8 +82,8 @@ def prune_as_released(model: nn.Module, amount: float) -> nn.Module:
 def dropout_places(model: str) -> Where:
     """Where the pruning study's Dropout baseline sits in a model of this name: in the residual nets inside the blocks,
     elsewhere behind every nonlinearity. (Its released code drops only 75 % of the channels, the weakest of each image,
-    by default; here all.)"""
-    names = ("relu1", "norm2") if model.startswith("resnet") else ("conv1",) if model.startswith("wrn") else ()
+    by default; here all.) ValueError for a name that no model has."""
+    names = {"resnet": ("relu1", "norm2"), "wide_resnet": ("conv1",)}.get(family(model), ())
     if not names:
         return is_activation
     return lambda name, module: name.startswith("stage") and name.endswith(names)

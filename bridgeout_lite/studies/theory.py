@@ -2,10 +2,10 @@
 
 import torch
 
-from ... import sparsity, theory
-from ...noise import keep_mask, sparseout
-from ...runs.records import Record
-from ..base import NO_NUMBER, THEORY, Claim, Finding, Judge, Section
+from .. import sparsity, theory
+from ..noise import keep_mask, sparseout
+from ..runs.records import Record
+from .base import NO_NUMBER, THEORY, Claim, Finding, Judge, Section, Study
 
 
 def _double(*shape: int, seed: int) -> torch.Tensor:
@@ -137,3 +137,5 @@ OLDER = Section(
         ),
     ),
 )
+
+STUDY = Study("theory", sections=(SECTION,))
