@@ -266,9 +266,8 @@ def _root(size: float, penalty: float, q: float, low: float) -> float:
 def bridge_path(
     x: np.ndarray, y: np.ndarray, penalties: np.ndarray, q: float, *, sweeps: int = 500, tolerance: float = 1e-9
 ) -> np.ndarray:
-    r"""Bridge regression: the minimiser of
-    :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q` for each lambda, which is what
-    Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
+    r"""Bridge regression: the minimiser of :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q`
+    for each lambda, which is what Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
 
     Cyclic coordinate descent with :func:`bridge_prox`; each lambda starts from the solution of the next smaller one.
     For q < 1 the problem is not convex, and the result is the local minimum that continues least squares.
