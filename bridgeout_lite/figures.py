@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from .stats import summarise
 
-# Okabe and Ito's palette, which can be told apart with every common colour blindness.
+# Okabe and Ito's palette, distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666")
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = PALETTE
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
