@@ -16,7 +16,7 @@ from torch.nn.utils import prune as masks
 
 from .modules import agree, device_of, evaluating, run_once
 
-# Layers that a channel may pass or end in without being tied to its neighbours.
+# Layers that a channel may pass through or end in without being tied to its neighbours.
 CUTTABLE = (nn.Conv2d, nn.Linear, _BatchNorm, nn.PReLU)
 
 
@@ -33,7 +33,8 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that run through the same layers: how many they are, under the first convolution that makes them."""
+    """Channels that run through the same layers. ``root`` is the first convolution that makes them, ``size`` their
+    number."""
 
     root: str
     size: int
@@ -51,16 +52,15 @@ class ChannelGroup:
 
 
 def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> list[ChannelGroup]:
-    """The groups of a model, in the order of their first convolutions. Channels that are an output of the model are in
-    none.
+    """The groups of a model, in the order of their first convolutions; without the channels that are its outputs.
 
     Args:
         model: any module with convolutions; it is left as it is.
-        example_input: a batch as the model takes it; None tries one black image of 32x32.
+        example_input: a batch as the model takes it; defaults to one black image of 32x32.
 
     Raises:
-        ValueError: no convolutions, layers that cannot be paired (grouped convolutions, GroupNorm, a model whose every
-            channel is an output, ...), noise or another parametrization on the weights (detach it first), or an input
+        ValueError: no convolutions, layers that cannot be paired (grouped convolutions, GroupNorm, a model all of whose
+            channels are outputs, ...), noise or another parametrization on the weights (detach it first), or an input
             that the model does not take.
         ImportError: Torch-Pruning is missing.
     """
@@ -69,17 +69,17 @@ def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> lis
 
 
 def remove_channels(model: nn.Module, picks: Mapping[str, Iterable[int]], example_input: Tensor) -> nn.Module:
-    """A smaller network without the channels named: filters go with their biases and BatchNorm, with the weights that
-    read them, and with whatever additions tie to them. It computes what the model does with all that set to zero, up to
-    rounding, on ``example_input`` (that is checked). ``model`` is left as it is; masks become ordinary zeros.
+    """A smaller network without some channels: filters go with their biases and BatchNorm, with the weights that read
+    them, and with whatever additions tie to them. On ``example_input`` it is checked to compute, up to rounding, what
+    the model does with all that set to zero. ``model`` is left as it is; masks become ordinary zeros.
 
     Args:
-        model: as for :func:`channel_groups`.
-        picks: channels to remove, from 0, by the root of their group: the first convolution that makes them.
+        model: see :func:`channel_groups`.
+        picks: numbers of channels to remove, by the root of their group.
         example_input: a batch as the model takes it.
 
     Raises:
-        ValueError: as :func:`channel_groups`; a name that is not the root of a group; a channel that is not there, or
+        ValueError: see :func:`channel_groups`; a name that is not the root of a group; a channel that is not there, or
             every channel of a group; a smaller network whose output differs, which means that the model mixes channels
             where no module shows it.
         ImportError: Torch-Pruning is missing.
@@ -104,7 +104,7 @@ def remove_channels(model: nn.Module, picks: Mapping[str, Iterable[int]], exampl
 
 
 def _checked(picks: Mapping[str, Iterable[int]], groups: Iterable[ChannelGroup]) -> dict[str, list[int]]:
-    """``picks`` in order, each channel once, without what is empty."""
+    """``picks`` in order, each channel once, without empty ones."""
     sizes = {group.root: group.size for group in groups}
     result = {root: sorted(set(channels)) for root, channels in picks.items()}
     for root, channels in result.items():
@@ -115,17 +115,17 @@ def _checked(picks: Mapping[str, Iterable[int]], groups: Iterable[ChannelGroup])
             )
         if channels and (channels[0] < 0 or channels[-1] >= sizes[root] or len(channels) == sizes[root]):
             raise ValueError(
-                f"{root!r} has the channels 0 to {sizes[root] - 1}, of which one at least must stay; got {channels}"
+                f"{root!r} has the channels 0 to {sizes[root] - 1}, and at least one must remain; got {channels}"
             )
     return {root: channels for root, channels in result.items() if channels}
 
 
 def apply_masks(model: nn.Module) -> nn.Module:
-    """Make masked numbers ordinary zeros and take the masks off: the state-dict keys are plain ones again. Changes
-    ``model`` and returns it; a model without masks is left as it is."""
+    """Turn masked numbers into ordinary zeros and remove the masks, so that the state-dict keys are the original ones.
+    Changes ``model`` and returns it."""
     for module, name in _masked(model):
         masks.remove(module, name)
-        # masked parameters come back last; optimizers count on weight, then bias
+        # masked parameters come back last; optimizers expect weight, then bias
         for known in [known for known in ("weight", "bias") if known in module._parameters]:
             module._parameters[known] = module._parameters.pop(known)
     return model
@@ -165,7 +165,7 @@ def trace(plain: nn.Module, example_input: Tensor | None) -> Any:
     if example_input is None:
         example_input = black_image(plain)
     run_once(plain, example_input)
-    plain.requires_grad_(True)  # the graph is read off the one of autograd
+    plain.requires_grad_(True)  # Torch-Pruning reads autograd's graph
     example_input = example_input[:1].to(device_of(plain, example_input))
     with torch.enable_grad(), evaluating(plain), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -181,12 +181,12 @@ def black_image(model: nn.Module) -> Tensor:
 
 
 def group_of(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
-    """All that goes when these channels of ``conv`` go: items with .dep.target.module, .idxs and .root_idxs."""
+    """What goes with these channels of ``conv``: items with .dep.target.module, .idxs and .root_idxs."""
     return graph.get_pruning_group(conv, graph.get_pruner_of_module(conv).prune_out_channels, channels)
 
 
-def names_of(graph: Any) -> dict[Any, str]:
-    return {module: name for name, module in graph.model.named_modules()}
+def names_of(model: nn.Module) -> dict[Any, str]:
+    return {module: name for name, module in model.named_modules()}
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -194,9 +194,9 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -> dict[nn.Conv2d, Tensor]:
-    """The channels that can go, each under the first convolution that puts it out, with one score for all that are tied
-    to it. Refuses layers whose channels cannot be told apart."""
-    names = names_of(graph)
+    """Scores of the channels that can go, under the first convolution that makes them: one score for all that are tied.
+    ValueError for layers whose channels cannot be told apart."""
+    names = names_of(graph.model)
     for conv in scores:
         if conv.groups > 1 and not _is_depthwise(conv):
             raise ValueError(
@@ -207,7 +207,7 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
     result: dict[nn.Conv2d, Tensor] = {}
     seen: set[nn.Module] = set()
     for root in scores:
-        # a depthwise convolution that no other one feeds works on the model's input
+        # a depthwise convolution that is no member of an earlier group filters the model's input
         if root in seen or root not in graph.module2node or _is_depthwise(root):
             continue
         total = torch.zeros_like(scores[root])
@@ -233,7 +233,7 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
                     "removed; prune with silence=False"
                 )
         ends = [item.dep for item in items if not item.dep.target.outputs]
-        if not any(graph.is_out_channel_pruning_fn(dep.handler) for dep in ends):  # a last layer only reads it
+        if not any(graph.is_out_channel_pruning_fn(dep.handler) for dep in ends):  # else it is an output of the model
             result[root] = (total / members).pow(1 / power)
     if not result:
         raise ValueError("every filter of this model is an output of it: there is none to silence or remove")
@@ -241,8 +241,8 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
 
 
 def silencing_masks(graph: Any, picks: dict[nn.Conv2d, list[int]]) -> dict[tuple[str, str], Tensor]:
-    """Masks over the very numbers that would be cut."""
-    names = names_of(graph)
+    """Masks over the numbers that removal would cut, by (layer, parameter); true where a number stays."""
+    names = names_of(graph.model)
     result: dict[tuple[str, str], Tensor] = {}
     for conv, channels in picks.items():
         for item in group_of(graph, conv, channels) if channels else ():
@@ -261,7 +261,6 @@ def silencing_masks(graph: Any, picks: dict[nn.Conv2d, list[int]]) -> dict[tuple
 
 
 def _groups(graph: Any) -> list[ChannelGroup]:
-    names = names_of(graph)
     convs = [m for m in graph.model.modules() if isinstance(m, nn.Conv2d)]
     try:
         roots = list(tied_channels(graph, {conv: torch.zeros(conv.out_channels) for conv in convs}, "l2"))
@@ -270,17 +269,18 @@ def _groups(graph: Any) -> list[ChannelGroup]:
         raise ValueError(
             f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
         ) from error
-    return [_members(graph, root, names) for root in roots]
+    return [_members(graph, root) for root in roots]
 
 
-def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup:
+def _members(graph: Any, root: nn.Conv2d) -> ChannelGroup:
+    names = names_of(graph.model)
     members: dict[tuple[str, bool], Member] = {}
     for item in group_of(graph, root, list(range(root.out_channels))):
         module, writes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
         if isinstance(module, nn.Conv2d | nn.Linear):
             places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
             members[names[module], writes] = Member(names[module], writes, places, channels)
-    order = list(names.values())  # that of the model, so that sums have the same bits in every run
+    order = list(names.values())  # the model's, so that sums have the same bits in every run
     in_order = sorted(members.values(), key=lambda m: (order.index(m.layer), m.writes))
     return ChannelGroup(names[root], root.out_channels, tuple(in_order))
 
@@ -290,17 +290,13 @@ def _members(graph: Any, root: nn.Conv2d, names: dict[Any, str]) -> ChannelGroup
 
 def _masked(model: nn.Module) -> list[tuple[nn.Module, str]]:
     """The masked parameters, as torch.nn.utils.prune keeps them."""
-    suffix = "_mask"
-    return [
-        (module, key.removesuffix(suffix))
-        for module in model.modules()
-        for key in list(module._buffers)
-        if key.endswith(suffix) and key.removesuffix(suffix) + "_orig" in module._parameters
-    ]
+    buffers = [(module, key) for module in model.modules() for key in list(module._buffers) if key.endswith("_mask")]
+    named = [(module, key.removesuffix("_mask")) for module, key in buffers]
+    return [(module, name) for module, name in named if name + "_orig" in module._parameters]
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """A deep copy. torch copies no tensor with a history, which is what a masked weight is after a forward pass."""
+    """A deep copy. torch copies no tensor with a history, as masked weights are after a forward pass."""
     for module, name in _masked(model):
         setattr(module, name, getattr(module, name).detach())
     return copy.deepcopy(model)

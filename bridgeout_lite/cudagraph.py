@@ -9,16 +9,16 @@ Work = Callable[[Tensor, Tensor], Tensor]
 
 
 class Replay:
-    """``work(x, y)`` by CUDA graph: the first calls run as they are, the next is recorded, and from then on the record
-    is replayed on new x and y, which costs one launch in place of one a kernel.
+    """``work(x, y)`` by CUDA graph: the first calls run as they are, the next is recorded, and later ones replay the
+    recording on new x and y, at the cost of one launch instead of one per kernel.
 
-    As torch's notes on whole-network capture ask: the first calls go to another stream; gradients must be None when the
-    recording starts, so ``work`` has to set them to None itself, and nothing else may do so later; x, y and what is
-    returned have fixed places. What is returned holds until the next call. Random draws from the default generator go
-    on from where it stands at each replay, so seeding it works as ever.
+    As torch's notes on whole-network capture require: the first calls go to another stream; gradients must be None when
+    the recording starts, so ``work`` has to set them to None itself, and nothing else may do so later; x, y and the
+    result have fixed places. A result is valid until the next call. Replays draw from the default generator's present
+    state, so seeding works as usual.
 
     Raises:
-        RuntimeError: ``work`` does what cannot be recorded, such as reading back a value.
+        RuntimeError: ``work`` cannot be recorded, for example because it reads back a value.
     """
 
     WARM = 3

@@ -1,10 +1,10 @@
 """Data as verified in-memory tensors, with an embedded fallback that needs no network.
 
 ``"auto"`` is CIFAR-10 if it is found or can be downloaded, else scikit-learn's bundled handwritten digits (Python's own
-manual for text). Never a silent swap: the loader says so, and ``.name`` carries what was loaded.
+manual for text). The loader says so, and ``.name`` is what was loaded.
 
-Data is looked for in ``root``, else the folder that the environment variable BRIDGEOUT_DATA names, else the user's
-cache folder. BRIDGEOUT_OFFLINE=1 forbids downloads.
+Data is looked for in ``root``, by default in the folder named by the environment variable BRIDGEOUT_DATA, else in the
+user's cache folder. BRIDGEOUT_OFFLINE=1 forbids downloads.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits"}
 
 
 class DataError(RuntimeError):
-    """Data could not be found, fetched, written or trusted. The message says what to do."""
+    """Data that cannot be found, fetched, written or trusted. The message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Images:
     """An image set in memory.
 
     Attributes:
-        name: what was loaded, e.g. "cifar10"; every caption and record carries it.
+        name: what was loaded, e.g. "cifar10"; to be named in every caption and record.
         train, valid, test: the :class:`Split` s; valid is carved from the training set, test is the set's own.
         classes: class names.
         mean, std: per channel over the whole training set, in pixel units (0 to 255).
         checksum: 16 hex digits over the pixels and labels of the three splits.
-        embedded: true for the digits that need no download.
+        embedded: true for the digits, which need no download.
     """
 
     name: str
@@ -103,12 +103,12 @@ class Images:
         return dataclasses.replace(self, **splits)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """uint8 pixels to float32 with mean 0 and standard deviation 1 a channel (training set), channels_last."""
+        """uint8 pixels to float32, channels_last, with mean 0 and standard deviation 1 per channel (training set)."""
         return self.normalizer(x.device)(x)
 
     def normalizer(self, device: str | torch.device) -> Callable[[Tensor], Tensor]:
-        """:meth:`normalize` for many batches on ``device``: the constants are sent there once, so that a GPU is not
-        waited for. A row of pixels lies in one piece beside a row of constants, which takes a third of the time."""
+        """:meth:`normalize` for many batches on ``device``, to which the constants are sent once: a GPU never waits. It
+        works on whole rows of pixels against rows of constants, which takes a third of the time."""
         mean, std = (torch.tensor(moment, device=device) for moment in (self.mean, self.std))
 
         def normalize(x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Images:
 
 
 def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
-    """Where data is kept: ``root``, else $BRIDGEOUT_DATA, else the user's cache folder."""
+    """The folder of the data: ``root``, by default $BRIDGEOUT_DATA, else the user's cache folder."""
     if root is not None:
         return Path(root).expanduser()
     return Path(os.environ.get("BRIDGEOUT_DATA") or pooch.os_cache("bridgeout_lite")).expanduser()
@@ -147,11 +147,11 @@ def load_images(
     Args:
         name: "cifar10", "cifar100", "digits" (scikit-learn's, shown as 3x32x32) or "auto".
         root: the folder that holds or receives the data; see :func:`data_folder`.
-        device: where the tensors live.
-        train, test: use only so many images; None is all. With "auto" the digits give at most what they have.
+        device: device of the tensors.
+        train, test: number of images to use (default: all). With "auto" the digits give at most what they have.
         valid: size of the validation split; the digits, which are few, give at most a fifth of their training images.
-        seed: of the permutation that picks the training and validation images.
-        download: fetch a missing archive (checksum verified before anything in it is read).
+        seed: seeds the permutation that picks the training and validation images.
+        download: fetch a missing archive (its checksum is verified before anything in it is read).
 
     Raises:
         ValueError: an unknown name, or sizes that do not fit the set.
@@ -176,22 +176,14 @@ def load_images(
     for part in (train_part, valid_part, test_part):
         digest.update(part.x.numpy().data)
         digest.update(part.y.numpy().data)
-    mean, std = _channel_moments(x)
-    return Images(
-        name=chosen,
-        train=train_part,
-        valid=valid_part,
-        test=test_part,
-        classes=classes,
-        mean=mean,
-        std=std,
-        checksum=digest.hexdigest()[:16],
-        embedded=chosen == "digits",
-    ).to(device)
+    moments = _channel_moments(x)
+    checksum = digest.hexdigest()[:16]
+    images = Images(chosen, train_part, valid_part, test_part, classes, *moments, checksum, chosen == "digits")
+    return images.to(device)
 
 
 def kept_images(dataset: str, train: int | None = None, valid: int = 5000, test: int | None = None) -> Images:
-    """:func:`load_images`, kept by the process until other data is asked for: for the runs of a sweep."""
+    """:func:`load_images`, cached: the runs of a sweep share one copy."""
     return _kept_images(dataset, data_folder(), train, valid, test)
 
 
@@ -232,7 +224,7 @@ def _digits() -> _Pixels:
     x = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))
     x = x.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1).contiguous()
     y = torch.from_numpy(bunch.target).long()
-    test = torch.arange(len(y)) % 5 == 4  # the writers come one after another: every fifth image of each
+    test = torch.arange(len(y)) % 5 == 4  # the writers come one after another: a fifth of each
     return x[~test], y[~test], x[test], y[test], tuple(map(str, range(10)))
 
 
@@ -246,10 +238,10 @@ def _cifar(name: str, root: Path, download: bool) -> _Pixels:
     dataset: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     archive, size, md5, mirrors = _ARCHIVES[name]
     with explained(root), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's about the pickles' old dtype flags; the pickles are md5-checked
+        warnings.simplefilter("ignore")  # about old dtype flags in the pickles, which are md5-checked
         try:
             parts = [dataset(root, train=flag) for flag in (True, False)]
-        except RuntimeError:  # torchvision's word for a missing or damaged file
+        except RuntimeError:  # a missing or damaged file
             _fetch(archive, size, md5, mirrors, root, download)
             extract_archive(str(root / archive), str(root))
             parts = [dataset(root, train=flag) for flag in (True, False)]
@@ -260,17 +252,15 @@ def _cifar(name: str, root: Path, download: bool) -> _Pixels:
 
 def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Path, download: bool) -> None:
     """Put a verified ``archive`` into ``root``, from the first address that gives the right bytes."""
-    target = root / archive
+    target, offline = root / archive, not download or bool(os.environ.get("BRIDGEOUT_OFFLINE"))
     if target.exists():
         if pooch.file_hash(str(target), alg="md5") == md5:
             return
-        have = target.stat().st_size
-        if not download or os.environ.get("BRIDGEOUT_OFFLINE"):
-            raise DataError(
-                f"{target} is damaged ({have:,} of {size:,} bytes, wrong md5): delete it and put a whole copy there"
-            )
-        print(f"{target} is damaged ({have:,} of {size:,} bytes): fetching it again", file=sys.stderr)
-    if not download or os.environ.get("BRIDGEOUT_OFFLINE"):
+        damage = f"{target} is damaged ({target.stat().st_size:,} of {size:,} bytes, wrong md5)"
+        if offline:
+            raise DataError(f"{damage}: delete it and put a whole copy there")
+        print(f"{damage}: fetching it again", file=sys.stderr)
+    if offline:
         raise DataError(f"not whole in {root}, and downloads are off: put {archive} there or allow the download")
     root.mkdir(parents=True, exist_ok=True)
     failures = []
@@ -278,12 +268,12 @@ def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Pa
         print(f"fetching {archive} ({size / 1e6:.0f} MB) from {url.split('/')[2]}", file=sys.stderr)
         fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=20)
         try:
-            # pooch writes beside the target, checks the md5 and only then renames: no half file is left behind
+            # pooch writes beside the target and renames after checking the md5: it leaves no half file
             pooch.retrieve(url, known_hash=f"md5:{md5}", fname=archive, path=root, downloader=fetch)
             return
         except requests.RequestException as error:  # any other OSError is about our own disk
             failures.append(f"{url.split('/')[2]}: {type(error).__name__}")
-        except ValueError:  # pooch's word for a wrong checksum
+        except ValueError:  # a wrong checksum
             failures.append(f"{url.split('/')[2]}: wrong checksum")
     raise DataError(f"no mirror gave it ({'; '.join(failures)}): put {archive} (md5 {md5}) into {root} by hand")
 

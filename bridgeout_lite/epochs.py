@@ -1,4 +1,4 @@
-"""What every kind of training here shares: epochs that are seeded, and checkpoints from which a run can be resumed.
+"""What every kind of training here shares: seeded epochs, and checkpoints from which a run can be resumed.
 
 Each epoch draws from generators seeded by (seed, epoch), so a run resumed from the checkpoint of any epoch ends with
 the same bits as one that was never stopped, on the same machine and device.
@@ -53,7 +53,7 @@ def run_epochs(
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(total=epochs * steps, initial=len(rows) * steps, disable=hidden, unit="batch", leave=False)
     devices = [device] if device.type == "cuda" else []
-    # cuDNN's flags() switches it off unless told otherwise
+    # flags() would switch cuDNN off by default
     cudnn = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False)
     try:
         with bar, torch.random.fork_rng(devices), cudnn:
@@ -78,7 +78,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def identify(model: nn.Module, data: Any, recipe: Any, seed: int, precision: str) -> dict[str, str]:
-    """What must be the same for a checkpoint to fit: ``data`` has a name and a checksum, and repr(model) includes the
+    """What must be equal for a checkpoint to fit: ``data`` has a name and a checksum, and repr(model) includes the
     noise attached to it."""
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     return {

@@ -1,5 +1,6 @@
 """Matplotlib figures: one style, one message each. A figure takes numbers or records and never trains."""
 
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,27 +13,19 @@ from numpy.typing import ArrayLike
 
 from .stats import summarise
 
-# Okabe and Ito's palette, told apart with every common colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#666666",
-)
-PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)
+# Okabe and Ito's palette, distinguishable with every common colour blindness.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666")
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = PALETTE
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-# One colour and marker for each q, the same in every chapter: blue is sparse, red is dense, grey is dropout.
+# One colour and marker per q, the same in every chapter: blue is sparse, red is dense, grey is dropout.
 Q_COLOURS = {0.5: PURPLE, 1.0: BLUE, 1.25: GREEN, 1.5: SKY, 2.0: GREY, 2.5: ORANGE, 3.0: RED, 4.0: GREEN}
 Q_MARKERS = {0.5: "v", 1.0: "o", 1.25: "*", 1.5: "s", 2.0: "X", 2.5: "^", 3.0: "D", 4.0: "P"}
 
-# Colour and marker for each drop probability of the recorded grid.
+# Colour and marker per drop probability of the recorded grid.
 P_STYLES = {0.05: (GREEN, "^"), 0.1: (SKY, "o"), 0.2: (BLUE, "s"), 0.3: (PURPLE, "v")}
 
-# Name, colour and marker for each method of the pruning chapters.
+# Name, colour and marker per method of the pruning chapters.
 METHOD_STYLES = {
     "bridgeout": ("Batch Bridgeout", BLUE, "o"),
     "dropout": ("Dropout", ORANGE, "s"),
@@ -41,38 +34,15 @@ METHOD_STYLES = {
 
 
 def use_style() -> None:
-    """Set the book's matplotlib style for this process."""
-    plt.rcParams.update(
-        {
-            "figure.figsize": (7.2, 3.4),
-            "figure.dpi": 110,
-            "figure.facecolor": "white",
-            "figure.constrained_layout.use": True,
-            "savefig.facecolor": "white",
-            "axes.prop_cycle": cycler(color=PALETTE, marker=MARKERS),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.labelsize": 10,
-            "grid.color": "#dddddd",
-            "grid.linewidth": 0.6,
-            "lines.markersize": 4.5,
-            "lines.linewidth": 1.6,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-            "font.size": 10,
-        }
-    )
+    """Set the book's matplotlib style."""
+    plt.style.use(Path(__file__).with_name("book.mplstyle"))
+    plt.rcParams["axes.prop_cycle"] = cycler(color=PALETTE, marker=MARKERS)
 
 
 def panels(
     count: int = 1, *, rows: int = 1, width: float = 7.2, height: float = 3.2, **kwargs: Any
 ) -> tuple[Figure, Any]:
-    """A figure with ``count`` axes in so many rows: ``(figure, axes)``; one axes comes bare, more as a flat array."""
+    """``(figure, axes)`` with ``count`` axes in ``rows`` rows: one bare axes, or a flat array of several."""
     fig, axes = plt.subplots(rows, count // rows, figsize=(width, height), **kwargs)
     return fig, axes if count == 1 else axes.ravel()
 
@@ -84,13 +54,7 @@ def band(ax: Axes, x: ArrayLike, mean: ArrayLike, low: ArrayLike, high: ArrayLik
 
 
 def agreement(
-    ax: Axes,
-    expected: ArrayLike,
-    measured: ArrayLike,
-    errors: ArrayLike,
-    *,
-    label: str | None = None,
-    **kwargs: Any,
+    ax: Axes, expected: ArrayLike, measured: ArrayLike, errors: ArrayLike, *, label: str | None = None, **kwargs: Any
 ) -> None:
     """Measured against expected values with error bars (4 standard errors), beside the line of equality."""
     expected, measured, errors = (np.asarray(values) for values in (expected, measured, errors))
@@ -100,11 +64,12 @@ def agreement(
 
 
 def pruning_curves(ax: Axes, rows: pd.DataFrame, *, details: bool = False, **kwargs: Any) -> None:
-    """Accuracy against the share pruned, a line a method: mean over seeds with its 95 % interval as a band.
+    """Accuracy against the share pruned, one line per method: mean over seeds with its 95 % interval as a band.
 
     Args:
-        rows: of one curve, one setting a method, as :func:`bridgeout_lite.studies.curves.at_best` gives.
-        details: name the setting in the legend too. ``kwargs`` go to ``plot``.
+        rows: one curve, one setting per method; see :func:`bridgeout_lite.studies.curves.at_best`.
+        details: name the setting in the legend too.
+        kwargs: passed on to ``plot``.
     """
     for method, (label, colour, marker) in METHOD_STYLES.items():
         part = rows[rows["method"] == method]

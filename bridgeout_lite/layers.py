@@ -1,7 +1,7 @@
 """The noise as building blocks: a drop-in for ``nn.Dropout``, a weight parametrization, and attach / detach.
 
-A model file never mentions a method: :func:`attach_sparseout` and :func:`attach_bridgeout` add the noise to any
-``nn.Module`` from outside, and the detach functions take it off again and leave the plain state-dict keys.
+:func:`attach_sparseout` and :func:`attach_bridgeout` add the noise to any ``nn.Module`` from outside; the detach
+functions remove it and leave the original state-dict keys.
 """
 
 import threading
@@ -235,7 +235,7 @@ def _through_sparseout(module: nn.Module, inputs: Any, output: Tensor) -> Tensor
 
 
 def detach_sparseout(model: nn.Module) -> nn.Module:
-    """Undo :func:`attach_sparseout`. Changes ``model`` and returns it; a model without Sparseout is left as it is."""
+    """Undo :func:`attach_sparseout`, if it was called. Changes ``model`` and returns it."""
     for module in list(model.modules()):
         if "_bridgeout_hook" in module.__dict__:
             module.__dict__.pop("_bridgeout_hook").remove()
@@ -317,8 +317,7 @@ def attach_bridgeout(
 
 
 def detach_bridgeout(model: nn.Module) -> nn.Module:
-    """Undo :func:`attach_bridgeout`: the clean trained weights under their original state-dict keys.
-    Changes ``model`` and returns it."""
+    """Undo :func:`attach_bridgeout`: clean trained weights, original state-dict keys. Changes ``model``, returns it."""
     for module in list(model.modules()):
         for handle in module.__dict__.pop("_bridgeout_calls", []):
             handle.remove()
@@ -333,8 +332,8 @@ def detach_bridgeout(model: nn.Module) -> nn.Module:
 
 
 def unparametrize(module: nn.Module) -> None:
-    """Give a module back the original of its parametrized weight, as if it had never been parametrized."""
-    # torch keeps the parametrized weight as a property of a class made for the module, which deep copies share
+    """Give a module its original weight back, as if it had never been parametrized."""
+    # torch makes a class for the module, with the weight as a property, which deep copies share
     shared = type(module)
     module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
     # leave_parametrized=True would freeze one noisy draw into the weight

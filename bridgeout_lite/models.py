@@ -326,22 +326,14 @@ def build_model(
 
 
 def family(name: str) -> str:
-    """The function that builds a model of this name: "smallcnn", "vgg", "resnet", "wide_resnet" or "airnet".
-
-    Raises:
-        ValueError: an unknown name, as for :func:`build_model`.
-    """
+    """The function that builds a model of this name: "smallcnn", "vgg", "resnet", "wide_resnet" or "airnet"."""
     builder: Any = MODELS[check_choice(name, MODELS, "name")]
     return str(getattr(builder, "func", builder).__name__)
 
 
 def tied(name: str) -> frozenset[str]:
     """Names of the convolutions whose channels an addition ties to those of others, so that they can only be removed
-    together: within a block all but the first, and the one whose output an identity shortcut hands on.
-
-    Raises:
-        ValueError: an unknown name, as for :func:`build_model`.
-    """
+    together: all but the first of each block, and any whose output goes through an identity shortcut."""
     with torch.device("meta"):  # names and shapes alone
         model = build_model(name)
     found, last = set(), ""

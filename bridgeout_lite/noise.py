@@ -53,12 +53,11 @@ _BLOCK = 1 << 18
 
 
 class DtypeError(TypeError, ValueError):
-    """A tensor of a type that cannot carry noise: a TypeError, as in Python, and a ValueError, as every bad argument
-    of this package."""
+    """A tensor that cannot carry noise: a TypeError, as in Python, and a ValueError, as all bad arguments here."""
 
 
 def check_noise(p: Any, q: Any, form: Any, gradient: Any) -> tuple[float, float]:
-    """Check the four knobs of the noise at once; returns ``(p, q)`` as floats."""
+    """Check the four knobs of the noise; return p and q as floats."""
     check_choice(form, FORMS, "form")
     check_choice(gradient, GRADIENTS, "gradient")
     return check_probability(p), check_exponent(q)
@@ -174,7 +173,6 @@ def bridgeout(
 def smallest_mask(w: Tensor, fraction: float, target: str = "kernels") -> Tensor:
     """Boolean mask like ``w``, true on the smallest ``fraction`` of each filter's kernels, or of all filters if
     ``target`` is "filters"; see :func:`bridgeout`."""
-    check_choice(target, TARGETS, "target")
     with torch.no_grad():
         inner = tuple(range(1 if target == "filters" else 2, w.dim()))  # dimensions inside what is ranked
         size = w.to(_working_dtype(w))
@@ -235,9 +233,7 @@ def _check_tensor(x: Any, name: str) -> None:
     if not isinstance(x, Tensor):
         raise DtypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
-        raise DtypeError(
-            f"{name} must be a floating-point tensor, got {x.dtype}; convert it first, e.g. {name}.float()"
-        )
+        raise DtypeError(f"{name} must be a floating-point tensor, got {x.dtype}; convert it, e.g. by {name}.float()")
 
 
 def _perturb(
@@ -267,7 +263,7 @@ def _perturb(
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Whether the elements of x fill one stretch of memory, in whatever order of dimensions."""
+    """Whether the elements of x fill one stretch of memory, in any order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(x.stride(), x.size(), strict=True)):
         if size != 1:
@@ -349,7 +345,7 @@ def _xi(keep: Tensor, target: Tensor | None, p: float, dtype: torch.dtype, scale
 
 
 def _add_product(a: Tensor, b: Tensor, noise: Tensor, out: Tensor) -> None:
-    """out = a + b noise, without a pass of its own for ``out`` unless that is half precision."""
+    """out = a + b noise, without an extra pass unless ``out`` is in half precision."""
     if out.dtype == noise.dtype:
         torch.addcmul(a, b, noise, out=out)
     else:
@@ -363,7 +359,7 @@ def _factor(keep: Tensor, target: Tensor | None, p: float, dtype: torch.dtype) -
 
 
 def _power(size: Tensor, exponent: float) -> Tensor:
-    """size ** exponent, in place; rsqrt is several times faster than pow or sqrt on a CPU."""
+    """size ** exponent, in place; on a CPU rsqrt is several times faster than pow or sqrt."""
     if exponent == -0.5:
         return size.rsqrt_()
     if exponent == -0.25:

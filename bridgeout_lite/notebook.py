@@ -14,12 +14,8 @@ from .training import pick_device
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
-    """Seed torch, set the figure style, print versions, device and data, and return the device.
-
-    Args:
-        seed: for ``torch.manual_seed``.
-        minutes: running time of the chapter to expect on two CPU cores; printed if given.
-    """
+    """Seed torch, set the figure style, print versions, device, data and, if given, the chapter's running time in
+    ``minutes`` on two CPU cores; return the device."""
     torch.manual_seed(seed)
     figures.use_style()
     device = pick_device()
@@ -38,7 +34,7 @@ def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
 
 
 def data_state() -> str:
-    """One line on the image data: what ``load_images("auto")`` will use."""
+    """One line on the image data that ``load_images("auto")`` will use."""
     folder = data_folder()
     if (folder / "cifar-10-batches-py").is_dir() or (folder / CIFAR10_ARCHIVE).exists():
         return "CIFAR-10 is here"
@@ -48,11 +44,7 @@ def data_state() -> str:
 
 
 def results(name: str) -> Store:
-    """The recorded runs ``results/NAME.jsonl`` of the book.
-
-    Raises:
-        FileNotFoundError: the file is in none of the usual places; the message lists them.
-    """
+    """The recorded runs ``results/NAME.jsonl`` of the book; FileNotFoundError lists the places looked in."""
     path = find_store(name)
     if path is None:
         places = ", ".join(map(str, result_folders()))

@@ -22,7 +22,7 @@ does the cutting; masks are those of ``torch.nn.utils.prune``, so they hold in f
 Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 """
 
-import dataclasses
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -105,10 +105,17 @@ def prune(
         >>> int((filter_norms(model[0].weight) == 0).sum())
         4
     """
-    plan = _plan(model, amount, granularity, criterion, scope, silence, example_input, generator)
+    plain, graph, picked = _picked(model, amount, granularity, criterion, scope, silence, example_input, generator)
+    if silence:
+        kept = silencing_masks(graph, {conv: p.nonzero().flatten().tolist() for conv, p in picked.items()})
+    else:  # one truth value per filter, or per weight
+        names = names_of(plain)
+        shaped = {c: p.view(-1, 1, 1, 1) if p.dim() == 1 else p for c, p in picked.items() if p.any()}
+        kept = {(names[c], "weight"): ~p.expand_as(c.weight) for c, p in shaped.items()}
     with torch.no_grad():
-        for (layer, parameter), kept in plan.masks.items():
-            masks.custom_from_mask(model.get_submodule(layer), parameter, kept)
+        for (layer, parameter), mask in kept.items():
+            module = model.get_submodule(layer)
+            masks.custom_from_mask(module, parameter, mask.to(module.weight.device))  # type: ignore[arg-type]
     return model
 
 
@@ -129,9 +136,9 @@ def remove_filters(
 
     With scope "layer", ``remove_filters(fresh_model, amount, example_input)`` has the same shape, untrained: a control.
     """
-    plan = _plan(model, amount, "filter", criterion, scope, True, example_input, generator)
-    names = names_of(plan.graph)
-    return remove_channels(model, {names[conv]: channels for conv, channels in plan.picks.items()}, example_input)
+    plain, _, picked = _picked(model, amount, "filter", criterion, scope, True, example_input, generator)
+    names = names_of(plain)
+    return remove_channels(model, {names[c]: p.nonzero().flatten().tolist() for c, p in picked.items()}, example_input)
 
 
 def recalibrate_batchnorm(
@@ -159,9 +166,7 @@ def recalibrate_batchnorm(
     """
     check_whole(batches, "batches")
     check_whole(batch_size, "batch_size")
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if not norms:
-        raise ValueError("this model has no BatchNorm with running statistics: there is nothing to recalibrate")
+    norms = list(_running_norms(model))
     x = images.train.x
     if not len(x):
         raise ValueError(f"the training split of {images.name} is empty: load it with train >= 1")
@@ -170,7 +175,8 @@ def recalibrate_batchnorm(
     order = torch.randperm(len(x), generator=draws)[: batches * batch_size]
     parts = [part for part in order.split(batch_size) if len(part) == min(batch_size, len(x))]
     momenta = [norm.momentum for norm in norms]
-    before = [buffer.clone() for norm in norms for buffer in norm.buffers()]
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
     try:
         with evaluating(model), torch.no_grad():
             for norm in norms:
@@ -178,18 +184,26 @@ def recalibrate_batchnorm(
                 norm.momentum = None  # the plain mean over batches
                 norm.train()
             for part in parts:
-                batch = augment(x[part.to(x.device)].cpu(), bool(flip), crop, draws)  # drawn alike on every device
+                batch = augment(x[part.to(x.device)].cpu(), flip, crop, draws)  # drawn alike on every device
                 model(images.normalize(batch.to(device)))
-        if not all(b.isfinite().all() for norm in norms for b in norm.buffers()):
+        if not all(buffer.isfinite().all() for buffer in buffers):
             raise ValueError("the new statistics are infinite or NaN: load a sound checkpoint; the old ones are kept")
     except BaseException:
-        for buffer, old in zip((b for norm in norms for b in norm.buffers()), before, strict=True):
+        for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(old)
         raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return model
+
+
+def _running_norms(model: nn.Module) -> dict[_BatchNorm, str]:
+    """The BatchNorms that keep running statistics, with their names; ValueError if there are none."""
+    norms = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    if not norms:
+        raise ValueError("this model has no BatchNorm with running statistics")
+    return norms
 
 
 def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
@@ -208,9 +222,7 @@ def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
     Raises:
         ValueError: no BatchNorm with running statistics; an input that the model does not take.
     """
-    norms = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
-    if not norms:
-        raise ValueError("this model has no BatchNorm with running statistics: nothing can have drifted")
+    norms = _running_norms(model)
     rows = []
 
     def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -221,12 +233,10 @@ def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
         mean_square = shift[live].square().mean()
         rows.append((norms[norm], mean_square.sqrt().item(), ratio[live].median().item() if live.any() else math.nan))
 
-    handles = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_pre_hook(look))
         run_once(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return pd.DataFrame(rows, columns=["layer", "shift", "variance_ratio"])
 
 
@@ -303,17 +313,7 @@ def curve(
 # --- what to prune ----------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """Masks by (layer, parameter), true where a number stays; the channels to cut, by convolution of ``graph.model``, a
-    plain copy of the model; and that graph, if one was needed."""
-
-    masks: dict[tuple[str, str], Tensor]
-    picks: dict[nn.Conv2d, list[int]]
-    graph: Any
-
-
-def _plan(
+def _picked(
     model: nn.Module,
     amount: float,
     granularity: str,
@@ -322,8 +322,9 @@ def _plan(
     silence: bool,
     example_input: Tensor | None,
     generator: torch.Generator | None,
-) -> _Plan:
-    """All checks and all decisions, made on a copy of the model."""
+) -> tuple[nn.Module, Any, dict[nn.Conv2d, Tensor]]:
+    """A plain copy of the model; its graph by Torch-Pruning, if one was needed; and for each convolution of the copy
+    (when silencing, the first of each group) true for the filters or weights to prune."""
     amount = check_share(amount, "amount")
     check_choice(granularity, GRANULARITIES, "granularity")
     if not callable(criterion):
@@ -336,32 +337,23 @@ def _plan(
         raise ValueError("scope='filter' compares the weights of one filter: it goes with granularity='weight' only")
     check_model(model)
     plain = plain_copy(model)
-    convs = {name: module for name, module in plain.named_modules() if isinstance(module, nn.Conv2d)}
     graph = trace(plain, example_input) if silence or callable(criterion) or criterion in ("bn", "folded") else None
     scores = {}
-    for name, conv in convs.items():
-        shape = conv.weight.shape if granularity == "weight" else conv.weight.shape[:1]
-        if callable(criterion):
-            scores[conv] = _asked(criterion, model, graph, name, shape)
-        else:
-            scale = _scale(graph, name, conv, criterion) if criterion in ("bn", "folded") else None
-            scores[conv] = _score(conv, scale, shape, criterion, generator)
+    for name, conv in plain.named_modules():
+        if isinstance(conv, nn.Conv2d):
+            shape = conv.weight.shape if granularity == "weight" else conv.weight.shape[:1]
+            if callable(criterion):
+                scores[conv] = _asked(criterion, model, graph, name, shape)
+            else:
+                scores[conv] = _score(graph, name, conv, shape, criterion, generator)
     if silence:
-        channels = tied_channels(graph, scores, criterion)
-        picks = {conv: p.nonzero().flatten().tolist() for conv, p in _pick(channels, amount, criterion, scope).items()}
-        return _Plan(silencing_masks(graph, picks), picks, graph)
-    zeroed = {}
-    picked = _pick(scores, amount, criterion, scope)
-    for name, conv in convs.items():
-        if picked[conv].any():  # one truth value per filter, or per weight
-            kept = ~_beside(picked[conv], conv.weight).expand_as(conv.weight)
-            zeroed[name, "weight"] = kept.to(conv.weight.device)
-    return _Plan(zeroed, {}, graph)
+        scores = tied_channels(graph, scores, criterion)
+    return plain, graph, _lowest_scores(scores, amount, criterion, scope)
 
 
 def _asked(criterion: Any, model: nn.Module, graph: Any, name: str, shape: torch.Size) -> Tensor:
     """The scores that a function gives a convolution of the model itself, whose gradients it may have."""
-    names = names_of(graph)
+    names = names_of(graph.model)
     norms = [model.get_submodule(names[norm]) for norm in _norms_behind(graph, graph.model.get_submodule(name))]
     found = criterion(model.get_submodule(name), norms)
     if not isinstance(found, Tensor) or found.shape != shape or not found.isfinite().all():
@@ -371,25 +363,23 @@ def _asked(criterion: Any, model: nn.Module, graph: Any, name: str, shape: torch
 
 
 def _score(
-    conv: nn.Conv2d, scale: Tensor | None, shape: torch.Size, criterion: str, generator: torch.Generator | None
+    graph: Any, name: str, conv: nn.Conv2d, shape: torch.Size, criterion: str, generator: torch.Generator | None
 ) -> Tensor:
     """One number per filter or weight; in float64, as weight decay leaves norms whose squares vanish in float32."""
     if criterion == "random":
         return torch.rand(shape, generator=generator, device=generator.device if generator else None).cpu().double()
     if criterion == "bn":
-        assert scale is not None
-        return scale
+        return _scale(graph, name, conv, criterion)
     w = conv.weight.detach().cpu().double()
     size = w.abs() if shape == w.shape else filter_norms(w, 1.0 if criterion == "l1" else 2.0)
-    return size if scale is None else size * _beside(scale, size)
+    if criterion == "folded":
+        size *= _scale(graph, name, conv, criterion).view(-1, *(1,) * (size.dim() - 1))
+    return size
 
 
-def _beside(values: Tensor, other: Tensor) -> Tensor:
-    """``values`` with dimensions of 1 appended, up to as many as ``other`` has."""
-    return values.view(*values.shape, *(1,) * (other.dim() - values.dim()))
-
-
-def _pick(scores: dict[nn.Conv2d, Tensor], amount: float, criterion: Criterion, scope: str) -> dict[nn.Conv2d, Tensor]:
+def _lowest_scores(
+    scores: dict[nn.Conv2d, Tensor], amount: float, criterion: Criterion, scope: str
+) -> dict[nn.Conv2d, Tensor]:
     """For each layer, true where a score is among the ``int(n * amount)`` lowest of the n it is compared with."""
     if scope != "global":
         rows = {conv: s.flatten(1) if scope == "filter" else s.flatten() for conv, s in scores.items()}

@@ -6,18 +6,16 @@ For n numbers, sorted by magnitude :math:`a_1 \le \dots \le a_n`:
 * Gini: :math:`1 - 2\sum_i \frac{a_i}{\lVert x\rVert_1}\,\frac{n-i+1/2}{n}`,
 * zero fraction: the share of elements with :math:`|x| \le` a threshold.
 
-The first two run from 0 (all magnitudes equal) to 1 (one element carries everything; Gini reaches 1 - 1/n), and do
-not change when x is multiplied by a constant. The last two are defined for any threshold and any sign.
+The first two run from 0 (all magnitudes equal) to 1 (one element carries everything; Gini reaches 1 - 1/n), and do not
+change when x is multiplied by a constant.
 
 Sources: Hoyer 2004 (JMLR 5), Hurley and Rickard 2009 (IEEE Trans. Inf. Theory 55).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from .modules import capture_activations
+from .modules import Where, capture_activations
 from .noise import DtypeError
 
 
@@ -26,7 +24,7 @@ def hoyer(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
 
     Args:
         x: tensor of numbers, any shape; half precision is worked on in float32.
-        dim: the dimensions that form one vector; None is all of them.
+        dim: the dimensions that form one vector; defaults to all.
 
     Raises:
         ValueError: fewer than two elements in a vector (the measure divides by sqrt(n) - 1).
@@ -41,8 +39,8 @@ def hoyer(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def gini(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
-    r"""Gini index of the magnitudes, in [0, 1 - 1/n]; arguments and errors as in :func:`hoyer`.
-    An all-zero slice counts as 1."""
+    r"""Gini index of the magnitudes, in [0, 1 - 1/n]; an all-zero slice counts as 1. Arguments and errors: see
+    :func:`hoyer`."""
     a = _vectors(x, dim).sort(-1).values
     n = a.shape[-1]
     rank = torch.arange(1, n + 1, dtype=a.dtype, device=a.device)
@@ -52,7 +50,7 @@ def gini(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def zero_fraction(x: Tensor, dim: int | tuple[int, ...] | None = None, *, threshold: float = 0.0) -> Tensor:
-    """Share of elements with ``|x| <= threshold``, in [0, 1]; ``dim`` as in :func:`hoyer`."""
+    """Share of elements with ``|x| <= threshold``, in [0, 1]; for ``dim`` see :func:`hoyer`."""
     small: Tensor = _vectors(x, dim, least=1) <= threshold
     return small.float().mean(-1)
 
@@ -66,34 +64,28 @@ def filter_norms(weight: Tensor, ord: float = 2.0) -> Tensor:
 
 
 def record_activations(
-    model: nn.Module,
-    inputs: Tensor,
-    *,
-    where: Callable[[str, nn.Module], bool] | None = None,
-    per_sample: bool = False,
+    model: nn.Module, inputs: Tensor, *, where: Where | None = None, per_sample: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Run ``model`` on ``inputs`` in evaluation mode and measure what each chosen layer puts out.
+    """Run ``model`` on ``inputs`` in evaluation mode and measure the outputs of chosen layers.
 
     Args:
-        model: any module; its training mode is restored afterwards.
+        model: any module; its modes are restored.
         inputs: one batch, as the model takes it.
         where: ``where(name, module) -> bool`` picks the layers. Default: every nonlinearity, or every leaf module if
-            the model has none as a module.
-        per_sample: measure each sample's activations on their own and average, instead of all values of the batch as
-            one vector (what the predecessor's code does). A unit that is silent for most samples and loud for a few
-            makes the batch sparse, not the samples.
+            the model has no nonlinearity that is a module.
+        per_sample: measure each sample on its own and average, instead of all values of the batch as one vector (as the
+            predecessor's code does). A unit that is silent for most samples and loud for a few makes the batch sparse,
+            not the samples.
 
     Returns:
-        ``{layer name: {"hoyer", "gini", "zero_fraction", "rms"}}`` in the order of execution; rms is the root mean
-        square of the outputs, to be read beside any sparsity figure because noise with q < 2 rewards large
-        activations.
+        ``{layer name: {"hoyer", "gini", "zero_fraction", "rms"}}`` in the order of execution. rms is the root mean
+        square of the outputs, to be read beside any sparsity because noise with q < 2 rewards large activations.
 
     Raises:
-        ValueError: nothing picked; a module that runs twice in the forward pass, and so has no single output.
+        ValueError: nothing is picked; a picked module runs twice in the forward pass, so has no single output.
     """
-    outputs = capture_activations(model, inputs, where=where)
     result = {}
-    for name, out in outputs.items():
+    for name, out in capture_activations(model, inputs, where=where).items():
         out = out.float()
         dim = tuple(range(1, out.dim())) if per_sample else None
         result[name] = {
@@ -121,5 +113,5 @@ def _vectors(x: Tensor, dim: int | tuple[int, ...] | None, least: int = 2) -> Te
         dims = sorted(d % x.dim() for d in given)
         x = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
     if x.shape[-1] < least:
-        raise ValueError(f"at least {least} element(s) a vector are needed, got {x.shape[-1]}")
+        raise ValueError(f"at least {least} element(s) per vector are needed, got {x.shape[-1]}")
     return x

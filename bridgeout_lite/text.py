@@ -1,8 +1,7 @@
 """Text as numbers: vocabularies of words or characters, and a corpus as tokens on a device.
 
-Words are what white space separates, and every line ends with ``<eos>``, as is the custom for Penn Treebank and
-WikiText; perplexities count these line ends. In text that was not prepared so, punctuation sticks to its word: such
-text is better read by characters.
+Words are separated by white space, and every line ends with ``<eos>``, as is usual for Penn Treebank and WikiText;
+perplexities count these line ends. Other text, where punctuation sticks to its word, is better read by characters.
 """
 
 import dataclasses
@@ -35,7 +34,7 @@ _TEXT_FILES = {  # name: (file, md5) for train, valid, test; a single file is sp
         ("ptb/ptb.valid.txt", "aa0affc06ff7c36e977d7cd49e3839bf"),
         ("ptb/ptb.test.txt", "8b80168b89c18661a38ef683c0dc3721"),
     ),
-    "wikitext-2": (  # the articles of the training file stand in another order than in the original release
+    "wikitext-2": (  # the articles of the training file are in another order than in the original release
         ("wikitext-2/wiki.train.reordered.tokens", "c311e632ddd73dad465aab3237e77095"),
         ("wikitext-2/wiki.valid.tokens", "d756d22ab2310e7e60c094bea5c5a8eb"),
         ("wikitext-2/wiki.test.tokens", "781c9418ab9414bd09e4aad825aae752"),
@@ -56,9 +55,8 @@ class Corpus:
     embedded: bool
 
     def __repr__(self) -> str:
-        return (
-            f"{self.name}: {len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test characters"
-        )
+        sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test"
+        return f"{self.name}: {sizes} characters"
 
 
 def load_text(
@@ -69,9 +67,8 @@ def load_text(
     Args:
         name: "ptb", "wikitext-2", "tinyshakespeare" (read from ``root``; they are not downloaded), "python-manual"
             (the language reference that ships inside CPython) or "auto": the first of them that is there. Or a
-            ``Path``: a text file of your own, in UTF-8, whose last tenth is kept for validation and test. The training
-            articles of WikiText-2 stand in another order than in the original release.
-        root: as in :func:`load_images`.
+            ``Path``: a text file of your own, in UTF-8, whose last tenth is kept for validation and test.
+        root: see :func:`load_images`.
         download: accepted for symmetry with :func:`load_images`; no text set has a verified address yet.
 
     Raises:
@@ -79,34 +76,26 @@ def load_text(
         DataError: the files are missing or damaged; your own file is empty or not UTF-8.
     """
     if isinstance(name, Path):
-        parts = _split_text(_decoded(name, _read_bytes(name)))
-        return Corpus(name.name, *parts, _text_checksum(parts), embedded=False)
-    check_choice(name, TEXT_SETS, "name")
-    folder = data_folder(root)
-    if name == "auto":
-        there = [n for n, files in _TEXT_FILES.items() if all((folder / f).exists() for f, _ in files)]
-        name = there[0] if there else "python-manual"
-        if not there:
-            print("No text set is at hand. Using the Python reference manual instead.", file=sys.stderr)
-    if name == "python-manual":
-        from pydoc_data.topics import topics
-
-        parts = _split_text("\n\n".join(topics[key].strip() for key in sorted(topics)))
+        texts, chosen = [_own_text(name)], name.name
     else:
-        texts = [_read_text(folder / file, md5) for file, md5 in _TEXT_FILES[name]]
-        parts = (texts[0], texts[1], texts[2]) if len(texts) == 3 else _split_text(texts[0])
-    return Corpus(name, *parts, _text_checksum(parts), name == "python-manual")
+        check_choice(name, TEXT_SETS, "name")
+        folder, chosen = data_folder(root), name
+        if name == "auto":
+            there = [n for n, files in _TEXT_FILES.items() if all((folder / f).exists() for f, _ in files)]
+            chosen = there[0] if there else "python-manual"
+            if not there:
+                print("No text set is at hand. Using the Python reference manual instead.", file=sys.stderr)
+        if chosen == "python-manual":
+            from pydoc_data.topics import topics
 
-
-def _text_checksum(parts: tuple[str, str, str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _read_text(path: Path, md5: str) -> str:
-    content = _read_bytes(path)
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise DataError(f"{path} is damaged (wrong md5, {len(content):,} bytes): replace it")
-    return content.decode("utf-8")
+            texts = ["\n\n".join(topics[key].strip() for key in sorted(topics))]
+        else:
+            texts = [_verified_text(folder / file, md5) for file, md5 in _TEXT_FILES[chosen]]
+    if len(texts) == 1:
+        a, b = int(len(texts[0]) * 0.90), int(len(texts[0]) * 0.95)
+        texts = [texts[0][:a], texts[0][a:b], texts[0][b:]]
+    checksum = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return Corpus(chosen, *texts, checksum, embedded=chosen == "python-manual" and not isinstance(name, Path))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -116,7 +105,15 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _verified_text(path: Path, md5: str) -> str:
+    content = _read_bytes(path)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise DataError(f"{path} is damaged (wrong md5, {len(content):,} bytes): replace it")
+    return content.decode("utf-8")
+
+
+def _own_text(path: Path) -> str:
+    content = _read_bytes(path)
     if not content.strip():
         raise DataError(f"{path} is empty: name a file with text in it")
     try:
@@ -127,11 +124,6 @@ def _decoded(path: Path, content: bytes) -> str:
         ) from error
 
 
-def _split_text(text: str) -> tuple[str, str, str]:
-    a, b = int(len(text) * 0.90), int(len(text) * 0.95)
-    return text[:a], text[a:b], text[b:]
-
-
 LEVELS = ("word", "char")
 END = "<eos>"
 UNKNOWN = {"word": "<unk>", "char": "\N{REPLACEMENT CHARACTER}"}
@@ -139,8 +131,8 @@ UNKNOWN = {"word": "<unk>", "char": "\N{REPLACEMENT CHARACTER}"}
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The symbols that a model knows: ``symbols[k]`` is what token k stands for; the first one stands for all that is
-    unknown. ``level`` is "word" or "char". Made by :func:`build_vocabulary`."""
+    """The symbols that a model knows: ``symbols[k]`` is what token k stands for, and the first one stands for all that
+    are unknown. ``level`` is "word" or "char". Made by :func:`build_vocabulary`."""
 
     symbols: tuple[str, ...]
     level: str
@@ -152,11 +144,9 @@ class Vocabulary:
     def _numbers(self) -> dict[str, int]:
         return {symbol: number for number, symbol in enumerate(self.symbols)}
 
-    def encode(self, text: str) -> Tensor:
-        """Text to tokens (n,), int64; what is not in the vocabulary becomes token 0."""
-        return self._encode(split(text, self.level))
-
-    def _encode(self, symbols: list[str]) -> Tensor:
+    def encode(self, text: str | list[str]) -> Tensor:
+        """Text, or its symbols, to tokens (n,), int64; unknown symbols become token 0."""
+        symbols = split(text, self.level) if isinstance(text, str) else text
         return torch.tensor([self._numbers.get(symbol, 0) for symbol in symbols], dtype=torch.long)
 
     def decode(self, tokens: Tensor) -> str:
@@ -172,29 +162,25 @@ class Vocabulary:
 
 
 def split(text: str, level: str) -> list[str]:
-    """The symbols of a text: its characters, or its words with ``<eos>`` for each line's end."""
+    """The symbols of a text: its characters, or its words with ``<eos>`` at the end of each line."""
     check_choice(level, LEVELS, "level")
     if level == "char":
         return list(text)
     return list(chain.from_iterable((*line.split(), END) for line in text.splitlines()))
 
 
-def build_vocabulary(text: str, level: str = "word", *, size: int | None = None) -> Vocabulary:
+def build_vocabulary(text: str | list[str], level: str = "word", *, size: int | None = None) -> Vocabulary:
     """The vocabulary of a training text.
 
     Args:
-        text: training text and nothing else: what only the other parts contain is unknown to a model.
+        text: training text only, or its symbols: a model does not know what stands in the other parts alone.
         level: "word" or "char".
-        size: keep the most frequent symbols only, so many with the unknown one; None keeps all.
+        size: keep at most this many symbols, the unknown one and the most frequent others (default: all).
 
     Raises:
-        ValueError: the text is empty, or has only one symbol, or ``size`` leaves only one: nothing is left to predict.
+        ValueError: the text is empty or has only one symbol, or ``size`` is below 3: there is nothing to predict.
     """
-    return _vocabulary(split(text, level), level, size)
-
-
-def _vocabulary(symbols: list[str], level: str, size: int | None) -> Vocabulary:
-    counts = Counter(symbols)
+    counts = Counter(split(text, level) if isinstance(text, str) else text)
     if not counts:
         raise ValueError("the training text is empty: give a text with at least two different symbols")
     if len(counts) < 2:
@@ -203,7 +189,7 @@ def _vocabulary(symbols: list[str], level: str, size: int | None) -> Vocabulary:
             "give a text with at least two"
         )
     if size is not None:
-        check_whole(size, "size", 3)  # the unknown symbol and two others
+        check_whole(size, "size", 3)
     unknown = UNKNOWN[level]
     del counts[unknown]
     kept = [symbol for symbol, _ in counts.most_common(None if size is None else size - 1)]
@@ -215,8 +201,9 @@ class Tokens:
     """A corpus as tokens.
 
     Attributes:
-        name: of the corpus. train, valid, test: int64 (n,), on one device.
-        vocabulary: of the training part.
+        name: the corpus.
+        vocabulary: the symbols of the training part.
+        train, valid, test: int64 (n,), on one device.
         checksum: 16 hex digits over the vocabulary and the three parts.
     """
 
@@ -250,22 +237,22 @@ def tokenize(
     Args:
         corpus: from :func:`bridgeout_lite.load_text`.
         level: "word" or "char".
-        vocabulary: how many symbols to keep at most; see :func:`build_vocabulary`.
-        train, valid, test: use only so many tokens, the first ones; None is all.
+        vocabulary: keep at most this many symbols; see :func:`build_vocabulary`.
+        train, valid, test: use at most this many tokens, the first ones (default: all).
 
     Raises:
         ValueError: a part is empty, the training text has one symbol only, or a size does not fit.
     """
-    texts = {}
+    symbols = {}
     for part, wanted in (("train", train), ("valid", valid), ("test", test)):
-        symbols = split(getattr(corpus, part), level)
-        if not symbols:
+        symbols[part] = split(getattr(corpus, part), level)
+        if not symbols[part]:
             raise ValueError(f"the {part} part of {corpus.name} is empty: give a text in which every part has symbols")
         if wanted is not None:
-            check_whole(wanted, f"{corpus.name}: {part}", 2, len(symbols))
-        texts[part] = symbols[:wanted]
-    known = _vocabulary(texts["train"], level, vocabulary)
-    parts = {part: known._encode(symbols) for part, symbols in texts.items()}
+            most = check_whole(wanted, f"{corpus.name}: {part}", 2, len(symbols[part]))
+            symbols[part] = symbols[part][:most]
+    known = build_vocabulary(symbols["train"], level, size=vocabulary)
+    parts = {part: known.encode(found) for part, found in symbols.items()}
     digest = hashlib.sha256("\0".join(known.symbols).encode())
     for tokens in parts.values():
         digest.update(tokens.numpy().data)
@@ -273,7 +260,7 @@ def tokenize(
 
 
 def streams(tokens: Tensor, count: int) -> Tensor:
-    """Cut tokens (n,) into ``count`` consecutive stretches that are read side by side: (n // count, count), time first.
-    Fewer than ``count`` tokens at the end are left out."""
+    """Cut tokens (n,) into ``count`` consecutive stretches to be read side by side: (n // count, count), time first.
+    A remainder of fewer than ``count`` tokens at the end is dropped."""
     rows = len(tokens) // count
     return tokens[: rows * count].view(count, rows).t().contiguous()

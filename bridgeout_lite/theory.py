@@ -28,12 +28,8 @@ PLACES = {"features": "odd", "weights": "even"}  # what carries the noise, and t
 
 
 def log_partition(eta: Tensor, family: str) -> Tensor:
-    r"""A(eta): eta^2/2 (gaussian), log(1 + e^eta) (bernoulli), e^eta (poisson); for "softmax" the last dimension of
-    ``eta`` holds the classes and A is their logsumexp.
-
-    Raises:
-        ValueError: an unknown family.
-    """
+    r"""A(eta): eta^2/2 (gaussian), log(1 + e^eta) (bernoulli), e^eta (poisson), or logsumexp over the last dimension of
+    ``eta``, the classes (softmax). ValueError for another family."""
     check_choice(family, FAMILIES, "family")
     if family == "gaussian":
         return eta.square() / 2
@@ -193,12 +189,11 @@ def noise_ratio(x: Tensor, q: float) -> float:
 
 
 def matched_p(x: Tensor, p: float, q: float, reference_q: float = 2.0) -> float:
-    r"""The drop probability at exponent q that gives values ``x`` the same noise power as (p, reference_q) does.
-
-    Solves :math:`\frac{p'}{1-p'}\,\overline{|x|^{q}} = \frac{p}{1-p}\,\overline{|x|^{q_0}}`.
+    r"""The drop probability p' at exponent q that gives values ``x`` the same noise power as p at ``reference_q``:
+    :math:`\frac{p'}{1-p'}\,\overline{|x|^{q}} = \frac{p}{1-p}\,\overline{|x|^{q_0}}`.
 
     Raises:
-        ValueError: bad p or q, or ``x`` is all zero (any p' then gives no noise at all).
+        ValueError: bad p or q, or ``x`` is all zero (then there is no noise at any p').
     """
     p, q, reference_q = check_probability(p), check_exponent(q), check_exponent(reference_q, "reference_q")
     power = _magnitude(x, q).mean().item()
@@ -209,9 +204,9 @@ def matched_p(x: Tensor, p: float, q: float, reference_q: float = 2.0) -> float:
 
 
 def expected_relu(mean: Tensor, variance: Tensor) -> Tensor:
-    r"""E[max(0, z)] for :math:`z\sim N(m, v)`: :math:`m\,\Phi(m/\sqrt v) + \sqrt v\,\varphi(m/\sqrt v)`, and
-    max(0, m) where v = 0. The moment matching of fast dropout and FastBridgeout; the released code of the latter
-    divides by v in place of its root."""
+    r"""E[max(0, z)] for :math:`z\sim N(m, v)`: :math:`m\,\Phi(m/\sqrt v) + \sqrt v\,\varphi(m/\sqrt v)`, and max(0, m)
+    where v = 0. The moment matching of fast dropout and FastBridgeout, whose released code divides by v, not its root.
+    """
     deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
     r = mean / deviation
     density = torch.exp(-r.square() / 2) / math.sqrt(2 * math.pi)
@@ -222,8 +217,8 @@ def expected_relu(mean: Tensor, variance: Tensor) -> Tensor:
 def bridge_prox(z: float, penalty: float, q: float) -> float:
     r"""The minimiser over w of :math:`\tfrac12(w-z)^2 + \lambda|w|^q`.
 
-    q = 1 is soft thresholding, q = 2 shrinks by 1/(1 + 2 lambda). For 0 < q < 1 the function has a second valley at
-    zero: beyond a threshold the larger root of :math:`w - z + \lambda q w^{q-1} = 0` wins, below it zero does.
+    q = 1 is soft thresholding; q = 2 shrinks by 1/(1 + 2 lambda). For 0 < q < 1 the function has a second minimum at
+    zero: beyond a threshold the larger root of :math:`w - z + \lambda q w^{q-1} = 0` is lower, below it zero is.
 
     Args:
         z: any finite number.
@@ -247,7 +242,7 @@ def _prox(z: float, penalty: float, q: float) -> float:
         return z / (1 + 2 * penalty)
     low = 0.0
     if q < 1:
-        # the slope has its minimum here; if it is still positive the function only rises and zero wins
+        # the slope has its minimum here; if that is positive, the function only rises
         low = (penalty * q * (1 - q)) ** (1 / (2 - q))
         if low - size + penalty * q * low ** (q - 1) >= 0:
             return 0.0
@@ -271,12 +266,11 @@ def _root(size: float, penalty: float, q: float, low: float) -> float:
 def bridge_path(
     x: np.ndarray, y: np.ndarray, penalties: np.ndarray, q: float, *, sweeps: int = 500, tolerance: float = 1e-9
 ) -> np.ndarray:
-    r"""Bridge regression: the minimiser of
-    :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q` for each lambda, which is what
-    Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
+    r"""Bridge regression: the minimiser of :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q`
+    for each lambda, which is what Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
 
-    Cyclic coordinate descent with :func:`bridge_prox`, each lambda started from the solution of the next smaller one.
-    For q < 1 the problem is not convex and the result is a local minimum, the one that grows out of least squares.
+    Cyclic coordinate descent with :func:`bridge_prox`; each lambda starts from the solution of the next smaller one.
+    For q < 1 the problem is not convex, and the result is the local minimum that continues least squares.
 
     Args:
         x: (n, d).
@@ -308,7 +302,7 @@ def bridge_path(
 
 
 def _magnitude(x: Tensor, power: float) -> Tensor:
-    """|x|^power with 0^0 = 0, and a gradient that is finite at zero (there it is 0)."""
+    """|x|^power with 0^0 = 0, and gradient 0 at zero."""
     zero = x == 0
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x.abs()).pow(power))
 
@@ -316,7 +310,7 @@ def _magnitude(x: Tensor, power: float) -> Tensor:
 def _check(
     features: Tensor, weights: Tensor, p: float, q: float, family: str, noise_on: str, form: str | None = None
 ) -> tuple[float, float, str]:
-    """p, q and the form, after a look at all arguments of a penalty."""
+    """Check the arguments of a penalty; return p, q and the form."""
     check_choice(family, FAMILIES, "family")
     check_choice(noise_on, PLACES, "noise_on")
     want = 2 if family == "softmax" else 1

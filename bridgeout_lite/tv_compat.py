@@ -1,9 +1,8 @@
 """Import torchvision where its compiled operators cannot load.
 
 The usual torchvision wheel is built against CUDA. Beside a CPU-only torch its library does not load, and the import
-stops because the operators that it wants to describe do not exist. Only their declarations are missing: data sets and
-transforms never call them. So each missing declaration is added and the import tried again; where torchvision
-imports by itself nothing happens.
+fails because the operators it describes do not exist. Data sets and transforms never call them, so each missing
+declaration is added and the import tried again; where torchvision imports by itself nothing happens.
 """
 
 import importlib
@@ -19,10 +18,7 @@ _libraries: list[torch.library.Library] = []  # operators vanish with the Librar
 
 def import_torchvision() -> ModuleType:
     """Import and return torchvision; afterwards ``from torchvision import ...`` works as usual.
-
-    Raises:
-        ImportError: torchvision is not installed, or it needs more than a few missing declarations.
-    """
+    ImportError if it is not installed, or lacks more than a few declarations."""
     for _ in range(8):
         try:
             return importlib.import_module("torchvision")

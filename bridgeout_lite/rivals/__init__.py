@@ -3,21 +3,20 @@
 Each is a small object that knows nothing of the model and of which the model knows nothing:
 
 * ``penalty(model)`` is a scalar to add to the mean loss of the mini-batch, after the forward pass;
-* ``after_step(model, lr)`` is to be called after each step of the optimizer; it does nothing where the method asks for
-  nothing there;
-* those that need to see features or to put gates on weights have ``attach(model)`` and ``detach(model)`` as well.
+* ``after_step(model, lr)`` is to be called after each step of the optimizer; most do nothing then;
+* those that look at features or put gates on weights also have ``attach(model)`` and ``detach(model)``.
 
 =========================== =================================================================== =======================
-object                      what it asks to be small                                            makes exact zeros
+object                      what it penalises                                                   makes exact zeros
 =========================== =================================================================== =======================
 :class:`L1`                 single weights                                                      if ``proximal``
 :class:`GroupLasso`         filters                                                             if ``proximal``
 :class:`SparseGroupLasso`   filters and single weights, by variable splitting                   in its copy, ``settle``
-:class:`OICSR`              channels: filters and the weights that read them                    no; it ranks for removal
-:class:`FeatureFlow`        length and curvature of the way that features take through layers   no
-:class:`L0Gates`            the expected number of open gates, one gate a filter                yes, by ``detach``
-:class:`TargetedDropout`    nothing: it rehearses the loss of the smallest weights              yes, by ``detach``
-:class:`Stress`             nothing: it rehearses the loss of weights that offspring may lack   no
+:class:`OICSR`              channels: filters and the weights that read them                    no; ranks for removal
+:class:`FeatureFlow`        length and curvature of the path of features through layers         no
+:class:`L0Gates`            the expected number of open gates, one gate per filter              yes, by ``detach``
+:class:`TargetedDropout`    nothing: it drops the smallest weights at random                    yes, by ``detach``
+:class:`Stress`             nothing: it weakens weights that offspring may lack                 no
 =========================== =================================================================== =======================
 
 DropConnect is :func:`attach_dropconnect`, which is Bridgeout at q = 2 in its odd form. Dropout is
@@ -25,7 +24,7 @@ DropConnect is :func:`attach_dropconnect`, which is Bridgeout at q = 2 in its od
 ``bl.pruning.prune(model, amount, criterion="l1")``.
 
 A strength here multiplies a term of the *mean* loss. Papers and codes that divide their penalty by the number N of
-training examples have strength times N for it.
+training examples give strength times N.
 """
 
 from ..channels import ChannelGroup, channel_groups

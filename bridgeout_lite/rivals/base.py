@@ -1,4 +1,4 @@
-"""What every rival is to a training loop, and the checks that they share."""
+"""What the rivals share: where they act, how a run with one ends, and their checks."""
 
 import weakref
 from typing import Any
@@ -32,8 +32,8 @@ class Rival(Regulariser):
 
 
 def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
-    """End a training as the method says: put sparse copies in the place of weights (``settle``), take gates, masks or
-    watchers off (``detach``). Changes ``model`` and returns it; nothing happens for a method that asks for neither."""
+    """End a training: replace weights by their sparse copies (``settle``), remove gates, masks or hooks (``detach``),
+    where the method has such. Changes ``model`` and returns it."""
     for end in ("settle", "detach"):
         if hasattr(regulariser, end):
             getattr(regulariser, end)(model)
@@ -41,7 +41,7 @@ def finish(model: nn.Module, regulariser: Regulariser | None) -> nn.Module:
 
 
 def check_weights(w: Any, dimensions: int = 0) -> None:
-    """ValueError unless ``w`` is a floating-point tensor of so many dimensions at least."""
+    """ValueError unless ``w`` is a floating-point tensor with at least that many dimensions."""
     if not isinstance(w, Tensor) or not w.is_floating_point():
         raise ValueError(f"weights must be a floating-point tensor, got {getattr(w, 'dtype', type(w).__name__)}")
     if w.dim() < dimensions:
@@ -49,7 +49,7 @@ def check_weights(w: Any, dimensions: int = 0) -> None:
 
 
 def is_convolution(name: str, module: nn.Module) -> bool:
-    """The default place of the penalties: the weights of every convolution, groups being its filters."""
+    """Where penalties act by default: on every convolution, whose filters are the groups."""
     return isinstance(module, nn.Conv2d)
 
 
@@ -67,8 +67,8 @@ def pick_weights(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
 
 
 def clean_weight(name: str, module: nn.Module) -> nn.Parameter:
-    """The weight that the optimizer moves: under a parametrization such as Bridgeout the clean one. ValueError if it is
-    made of other parameters."""
+    """The weight that the optimizer moves: the clean one under a parametrization such as Bridgeout. ValueError if it is
+    computed from other parameters."""
     if parametrize.is_parametrized(module, "weight"):
         weight = getattr(module.parametrizations["weight"], "original", None)  # type: ignore[index, union-attr]
     else:
@@ -83,12 +83,12 @@ def clean_weight(name: str, module: nn.Module) -> nn.Parameter:
 
 
 def parameters(model: nn.Module, where: Where) -> list[nn.Parameter]:
-    """The clean weights of the modules picked; one that several share is there once."""
+    """The clean weights of the picked modules, shared ones once."""
     return list(dict.fromkeys(clean_weight(name, module) for name, module in pick_weights(model, where)))
 
 
 def zero_like(model: nn.Module) -> Tensor:
-    """A scalar 0 where the model is."""
+    """A scalar 0 on the model's device."""
     first = next(model.parameters(), None)
     if first is None:
         raise ValueError("this model has no parameters: there is nothing to train or to penalise")

@@ -1,19 +1,18 @@
-r"""OICSR: out-in-channel sparsity. A channel is one group from the filters that make it to the weights that read it.
+r"""OICSR: out-in-channel sparsity. A channel's group has the filters that make it and the weights that read it.
 
-To take a channel out of a network is to take out a filter of one layer *and* the slice of the next layer's weights that
-reads it; OICSR penalises the two together,
+Removing a channel removes a filter of one layer *and* the slice of the next layer's weights that reads it. OICSR
+penalises the two together,
 
 .. math:: \lambda\sum_{\text{channels } i} \bigl\lVert W^{l}_{i,:} \oplus W^{l+1}_{:,i}\bigr\rVert_2 ,
 
-and ranks channels of all layers by the *energy* of their group, its sum of squares. Channels pass through BatchNorm,
-nonlinearities and pooling; those that a residual addition ties together are one group with all their writers and
-readers. Which weights belong together is read off the model by Torch-Pruning (Fang et al. 2023, arXiv:2301.12900).
+and ranks the channels of all layers by the *energy* of their group, its sum of squares. Channels pass through
+BatchNorm, nonlinearities and pooling; those that a residual addition ties together are one group with all their writers
+and readers. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds which weights belong together.
 
-The paper's text was not at hand. The formula is from its abstract, from summaries by others and from memory; the
-ranking follows readers' notes; neither is verified. Two things are our reading: BatchNorm's own scales and shifts are
-outside of the groups, and tied channels are merged. With BatchNorm in between, the length of :math:`W^l_{i,:}` does
-not matter to the function, and that of :math:`W^{l+1}_{:,i}` does as long as BatchNorm's scale and shift stay as they
-are.
+We did not have the paper's text. The formula is from its abstract, summaries by others and memory, the ranking from
+readers' notes; neither is verified. Two choices are ours: BatchNorm's scales and shifts are not in the groups, and tied
+channels are merged. With BatchNorm in between, the length of :math:`W^l_{i,:}` does not matter to the function, and
+that of :math:`W^{l+1}_{:,i}` does as long as BatchNorm's scale and shift stay the same.
 
 Source: Li et al. 2019, arXiv:1905.11664.
 """
@@ -36,8 +35,8 @@ _UNPAIRED = "the layers of this model cannot be paired by their channels"
 
 
 def group_energy(model: nn.Module, group: ChannelGroup) -> Tensor:
-    """Sum of squares of each channel's group, shape (size,), differentiable. A weight that both makes one channel of a
-    group and reads another counts for both.
+    """Sum of squares of each channel's group, shape (size,), differentiable. A weight that makes one channel of a group
+    and reads another counts for both.
 
     Raises:
         ValueError: a group that does not fit the model; weights under a mask, noise or gates.
@@ -65,17 +64,16 @@ def _per_channel(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], T
 
 @dataclasses.dataclass(eq=False)
 class OICSR(Rival):
-    r"""The penalty :math:`\lambda\sum_i\lVert\text{group } i\rVert_2` over all channels; see the head of this module.
+    r"""The penalty :math:`\lambda\sum_i\lVert\text{group } i\rVert_2` over all channels; see the top of this module.
+    In the paper training alternates with :func:`prune_to_budget`.
 
     Args:
         strength: :math:`\lambda`, finite and >= 0.
-        example_input: for :func:`channel_groups`, which is asked once for every model that :meth:`penalty` meets.
-
-    Pair it with :func:`prune_to_budget`, in turns with training as in the paper.
+        example_input: for :func:`channel_groups`, which is called once per model.
 
     Raises:
-        ValueError: a bad strength; when it acts, as :func:`channel_groups` and :func:`group_energy`, and for a model
-            that without some of its channels computes something else, as some operation that is no module mixes them.
+        ValueError: a bad strength; when it acts, see :func:`channel_groups` and :func:`group_energy`; also a model in
+            which an operation that is no module mixes channels.
     """
 
     strength: float
@@ -85,19 +83,19 @@ class OICSR(Rival):
         self.strength = check_positive(self.strength, "strength")
         self._known: weakref.WeakKeyDictionary[nn.Module, Sequence[ChannelGroup]] = weakref.WeakKeyDictionary()
 
-    def __reduce__(self) -> Any:  # what it knows of models is found again
+    def __reduce__(self) -> Any:  # a copy finds the groups of its models again
         return type(self), (self.strength, self.example_input)
 
     def penalty(self, model: nn.Module) -> Tensor:
         if model not in self._known:
             self._known[model] = _paired_groups(model, self.example_input)
-        # the slope of the root at an empty group would be infinite
+        # the slope of the root would be infinite at an empty group
         norms = [group_energy(model, g).clamp_min(1e-24).sqrt().sum() for g in self._known[model]]
         return self.strength * torch.stack(norms).sum()
 
 
 def _paired_groups(model: nn.Module, example_input: Tensor | None) -> Sequence[ChannelGroup]:
-    """:func:`channel_groups`, put to the test: without every other channel the model still computes what it should."""
+    """:func:`channel_groups`, tested: the model can be cut to every other channel."""
     groups = channel_groups(model, example_input)
     for group in groups:
         group_energy(model, group)
@@ -115,20 +113,20 @@ def _paired_groups(model: nn.Module, example_input: Tensor | None) -> Sequence[C
 def prune_to_budget(
     model: nn.Module, budget: float, example_input: Tensor, *, cap: float = 0.5, per_weight: bool = False
 ) -> nn.Module:
-    """A smaller network within a budget of multiply-adds: the fewest channels that will do are removed, those of the
+    """A smaller network within a budget of multiply-adds. As few channels as possible are removed, those with the
     lowest group energy, compared over the whole network. ``model`` is left as it is.
 
     Args:
-        model: as for :func:`channel_groups`.
+        model: see :func:`channel_groups`.
         budget: share of the model's multiply-adds to keep at most, 0 < budget <= 1.
         example_input: a batch as the model takes it.
-        cap: at most this share of a group's channels goes in one call (0.5 after a reading of the paper by others); one
-            channel always stays. 0 <= cap < 1.
+        cap: largest share of a group's channels to remove in one call, 0 <= cap < 1 (0.5 according to others' notes on
+            the paper). At least one channel remains.
         per_weight: divide a channel's energy by the number of its weights, so that large kernels are no advantage.
 
     Raises:
-        ValueError: as :func:`channel_groups`; a bad argument; a budget that the cap does not let one reach (the message
-            says what it reaches).
+        ValueError: see :func:`channel_groups`; a bad argument; a budget out of reach of the cap (the message says what
+            is within reach).
     """
     budget, cap = check_fraction(budget, "budget", zero=False), check_share(cap, "cap")
     groups = channel_groups(model, example_input)
@@ -145,7 +143,7 @@ def prune_to_budget(
     def macs(k: int) -> int:
         return count(smaller(k), example_input)[1]
 
-    few, enough = -1, len(order)  # the fewest that will do lies above the first and at or below the second
+    few, enough = -1, len(order)  # the fewest that suffice are more than the first, at most the second
     if macs(enough) > allowed:
         best = macs(enough) / whole
         raise ValueError(
@@ -159,7 +157,7 @@ def prune_to_budget(
 
 
 def _order(model: nn.Module, groups: Sequence[ChannelGroup], cap: float, per_weight: bool) -> list[tuple[str, int]]:
-    """(root, channel) of all channels that may go, lowest energy first."""
+    """(root, channel) of all channels that may be removed, lowest energy first."""
     candidates: list[tuple[float, str, int]] = []
     for group in groups:
         energy = group_energy(model, group).detach().double()

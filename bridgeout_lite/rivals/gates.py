@@ -1,6 +1,6 @@
 r"""Stochastic gates: DropConnect, targeted dropout, hard-concrete L0 gates and stress, as parametrizations of weights.
 
-How three of them are kin to Bridgeout, by what happens to one weight w with drop probability p in training:
+How three of them compare with Bridgeout, for one weight w with drop probability p:
 
 ================================== ==================================== =============================================
 method                             training                             evaluation
@@ -15,14 +15,14 @@ Stress                             w (1 - s m), m = 1 with a            w
                                    probability that falls with abs(w)
 ================================== ==================================== =============================================
 
-For w >= 0, or for p = 1/2, the even form has the law of DropConnect too; else it has not: a negative weight becomes 2w
-with probability p, and w (1-2p)/(1-p) otherwise. One mask serves the whole mini-batch, as in Batch Bridgeout; the
-DropConnect of its paper draws one an image and in evaluation samples from a normal distribution.
+For w >= 0, and for p = 1/2, the even form has the distribution of DropConnect too. Otherwise a negative weight becomes
+2w with probability p, and w (1-2p)/(1-p) else. One mask serves the whole mini-batch, as in Batch Bridgeout; the paper's
+DropConnect draws one per image, and in evaluation samples from a normal distribution.
 
 Sources: Wan et al. 2013 (DropConnect); Gomez et al. 2019, arXiv:1905.13678, and its released code (targeted dropout);
 Louizos, Welling and Kingma 2018, arXiv:1712.01312, and its released code (hard concrete). Stress is our reading of the
-abstract of Shafiee et al. 2019, arXiv:1801.05387, and its probability one of Shafiee et al. 2016, arXiv:1606.04393: of
-neither was the text at hand.
+abstract of Shafiee et al. 2019, arXiv:1801.05387, its probability that of Shafiee et al. 2016, arXiv:1606.04393; we did
+not have the text of either.
 """
 
 import dataclasses
@@ -39,15 +39,15 @@ from ..modules import Where
 from ..noise import keep_mask, smallest_mask
 from .base import Rival, check_weights, clean_weight, is_convolution, pick_weights, zero_like
 
-# Of the hard-concrete distribution: temperature, and the interval to which (0, 1) is stretched before it is clipped.
+# The hard-concrete distribution: its temperature, and the interval to which (0, 1) is stretched before clipping.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 
 LAWS = ("exp", "rescaled")
 
 
 def attach_dropconnect(model: nn.Module, p: float, *, where: Where | None = None) -> nn.Module:
-    """DropConnect with one mask a mini-batch: ``bl.attach_bridgeout(model, p, 2.0, form="odd", where=where)``, to be
-    taken off with ``bl.detach_bridgeout``."""
+    """DropConnect with one mask per mini-batch: ``bl.attach_bridgeout(model, p, 2.0, form="odd", where=where)``. Undo
+    it with ``bl.detach_bridgeout``."""
     return attach_bridgeout(model, p, 2.0, form="odd", where=where)
 
 
@@ -59,7 +59,7 @@ class TargetedMask(nn.Module):
         self.p, self.fraction, self.target = p, fraction, target
 
     def forward(self, w: Tensor) -> Tensor:
-        rows = w.flatten(1)  # of a matrix the noise ranks the elements of each row
+        rows = w.flatten(1)  # smallest_mask ranks the elements of each row of a matrix
         targeted = smallest_mask(rows, self.fraction, "filters" if self.target == "filters" else "kernels").view_as(w)
         if self.training:
             kept = keep_mask(rows, self.p).to(w.device).view_as(rows).bool().view_as(w)
@@ -72,20 +72,19 @@ class TargetedMask(nn.Module):
 
 @dataclasses.dataclass(eq=False)
 class TargetedDropout(Rival):
-    """Drop the smallest weights now and then in training, without rescaling, and always in evaluation, so that the
-    network learns to do without them.
+    """Drop the smallest weights at random in training, without rescaling, and always in evaluation, so that the network
+    learns to do without them. There is no penalty. :meth:`attach` before training; :meth:`detach` leaves the targeted
+    weights at zero.
 
     Args:
-        p: drop probability of a targeted weight (alpha of the paper), 0 <= p < 1.
-        fraction: share that is targeted (gamma of the paper), 0 <= fraction <= 1.
-        target: "weights": of each filter or row the ``int(n * fraction)`` smallest weights; "filters": of each layer
-            the ``int(O * fraction)`` filters of the smallest L2 norm, whose weights drop one by one, as released.
-        where: picks the layers; default: every ``Conv2d``. The released code leaves out the first and the last layer.
-
-    There is no penalty. :meth:`attach` before training; :meth:`detach` leaves the targeted weights at zero.
+        p: drop probability of a targeted weight (the paper's alpha), 0 <= p < 1.
+        fraction: share that is targeted (the paper's gamma), 0 <= fraction <= 1.
+        target: "weights": the ``int(n * fraction)`` smallest weights of each filter or row; "filters": the ``int(O *
+            fraction)`` filters of each layer with the smallest L2 norm, whose weights drop one by one, as released.
+        where: picks the layers; default: every ``Conv2d``. The released code skips the first and the last layer.
 
     Raises:
-        ValueError: a bad argument; on attaching, as :class:`L0Gates`.
+        ValueError: a bad argument; on attaching, see :class:`L0Gates`.
     """
 
     p: float = 0.5
@@ -102,7 +101,7 @@ class TargetedDropout(Rival):
         return _attach(model, self.where, lambda w: TargetedMask(self.p, self.fraction, self.target))
 
     def detach(self, model: nn.Module) -> nn.Module:
-        """Take the masks off; the weights are what evaluation sees, with exact zeros. Changes ``model``, returns it."""
+        """Remove the masks; the weights are those of evaluation, with exact zeros. Changes ``model``, returns it."""
         return _detach(model, TargetedMask)
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -110,9 +109,9 @@ class TargetedDropout(Rival):
 
 
 class HardConcrete(nn.Module):
-    r"""One gate a filter, in [0, 1], as a parametrization: the weight is multiplied by z.
+    r"""One gate per filter, in [0, 1], as a parametrization: the weight is multiplied by z.
 
-    In training, with u uniform in (0, 1) and one parameter :math:`\log\alpha` a filter,
+    In training, with u uniform in (0, 1) and one parameter :math:`\log\alpha` per filter,
 
     .. math:: s = \sigma\bigl((\log u - \log(1-u) + \log\alpha)/\tfrac23\bigr), \quad
               z = \min(1, \max(0,\, 1.2\,s - 0.1)),
@@ -120,7 +119,8 @@ class HardConcrete(nn.Module):
     so that z is exactly 0 or 1 with positive probability; in evaluation s is :math:`\sigma(\log\alpha)`.
 
     Args:
-        filters: how many. closed: the share of gates to start shut, 0 < closed < 1 (0.3 in the released code).
+        filters: their number.
+        closed: the share of gates that are closed at the start, 0 < closed < 1 (0.3 in the released code).
 
     Raises:
         ValueError: closed outside of that.
@@ -132,7 +132,7 @@ class HardConcrete(nn.Module):
         self.log_alpha = nn.Parameter(torch.full((filters,), math.log((1 - share) / share)))
 
     def open_probability(self) -> Tensor:
-        """P(z > 0) of each gate, shape (filters,): the expected number of open gates is its sum."""
+        """P(z > 0) of each gate, shape (filters,); its sum is the expected number of open gates."""
         return torch.sigmoid(self.log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
 
     def gates(self) -> Tensor:
@@ -152,21 +152,21 @@ class HardConcrete(nn.Module):
 
 @dataclasses.dataclass(eq=False)
 class L0Gates(Rival):
-    r"""Hard-concrete gates on filters and a price on those that are open,
-    :math:`\lambda\sum_{\text{filters}} \#w\; P(z > 0)`: the expected number of weights that are not zero.
+    r"""Hard-concrete gates on filters and a price on open ones, :math:`\lambda\sum_{\text{filters}} \#w\; P(z > 0)`:
+    the expected number of weights that are not zero.
+
+    :meth:`attach` before the optimizer is made, as the gates have parameters of their own. Weight decay acts on them as
+    on any other, pulling :math:`\log\alpha` to 0. :meth:`detach` multiplies the gates of evaluation mode into the
+    weights: filters behind a closed gate are exactly zero.
 
     Args:
         strength: :math:`\lambda`, finite and >= 0 (the paper's, divided by the number of training examples).
         closed: see :class:`HardConcrete`.
         where: picks the layers; default: every ``Conv2d``.
 
-    :meth:`attach` before the optimizer is made: the gates bring parameters of their own. Weight decay acts on them like
-    on any other, pulling :math:`\log\alpha` to 0. :meth:`detach` multiplies the gates as evaluation sees them into the
-    weights: filters behind a closed gate are exactly zero.
-
     Raises:
-        ValueError: a bad argument; a model of which nothing is picked, or a module without rows of weights, or whose
-            weight carries anything already; after that, one without gates.
+        ValueError: a bad argument; nothing is picked, or a module without rows of weights, or one whose weight is
+            parametrized already; later, a model without gates.
     """
 
     strength: float
@@ -182,7 +182,7 @@ class L0Gates(Rival):
         return _attach(model, self.where, lambda w: HardConcrete(len(w), self.closed).to(w.device))
 
     def detach(self, model: nn.Module) -> nn.Module:
-        """Multiply the gates into the weights and take them off. Changes ``model`` and returns it."""
+        """Multiply the gates into the weights and remove them. Changes ``model`` and returns it."""
         return _detach(model, HardConcrete)
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -193,16 +193,16 @@ class L0Gates(Rival):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, lr: float | None = None) -> None:
-        for gate, _ in _gated(model):  # the released bounds: beyond them the gradient is lost
+        for gate, _ in _gated(model):  # the released bounds, beyond which the gradient vanishes
             if gate.log_alpha.requires_grad:
                 gate.log_alpha.clamp_(math.log(0.01), math.log(100.0))
 
 
 def survival(share: Tensor, law: str = "exp") -> Tensor:
-    r"""How likely an offspring has what in its parent has this share of the largest strength, 0 <= share <= 1.
+    r"""How likely an offspring inherits what has this share of its parent's largest strength, 0 <= share <= 1.
 
     Law "exp", as we recall the published one: :math:`e^{\text{share}-1}`, from 0.37 for nothing at all to 1. Law
-    "rescaled": :math:`(e^{\text{share}}-1)/(e-1)`, the same bend from 0 to 1. Shape as ``share``.
+    "rescaled": :math:`(e^{\text{share}}-1)/(e-1)`, the same curve from 0 to 1. The result has the shape of ``share``.
 
     Raises:
         ValueError: another law; shares outside of that.
@@ -214,14 +214,15 @@ def survival(share: Tensor, law: str = "exp") -> Tensor:
 
 
 def synapse_probability(w: Tensor, law: str = "exp") -> Tensor:
-    r""":math:`P(w) = e^{\lvert w\rvert/Z - 1}` of each weight, Z being the largest magnitude of the layer; without a
-    gradient. Signs and a factor common to all weights do not matter; a layer of zeros has the probability of zero.
+    r""":math:`P(w) = e^{\lvert w\rvert/Z - 1}` for each weight, where Z is the largest magnitude of the layer; without
+    a gradient. Signs and a common factor do not matter; in a layer of zeros each has the probability of zero.
 
     Args:
-        w: floating-point weights of one layer, of any shape. law: see :func:`survival`.
+        w: floating-point weights of one layer, of any shape.
+        law: see :func:`survival`.
 
     Raises:
-        ValueError: weights that are no numbers of floating point, or not finite; another law.
+        ValueError: weights that are not floating-point or not finite; another law.
     """
     check_weights(w)
     size = w.detach().abs()
@@ -239,23 +240,25 @@ def stressed(
     law: str = "exp",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Weights under stress, :math:`\tilde w = w(1 - s\,m)` with :math:`m \sim \mathrm{Bernoulli}(1-P(w))` for each
-    weight on its own: those that an offspring may lack are weakened now and then.
+    r"""Weights under stress, :math:`\tilde w = w(1 - s\,m)` with an independent :math:`m \sim
+    \mathrm{Bernoulli}(1-P(w))` for each: weights that an offspring may lack are weakened at random.
 
     .. math:: E[\tilde w] = w\,(1 - s(1-P)), \qquad \mathrm{Var}[\tilde w] = s^2w^2\,P(1-P).
 
-    The formula is ours: the published one was not to be found.
+    The formula is ours; we did not find the published one.
 
     Args:
-        w: floating-point weights of one layer. strength: s, 0 <= s <= 1; at 1 a weight that is hit is gone.
+        w: floating-point weights of one layer.
+        strength: s, 0 <= s <= 1; at 1 a weight that is hit becomes zero.
         training: when false, or s = 0, ``w`` itself is returned.
-        law: of P, see :func:`survival`. generator: on the device of ``w``; None is torch's global one.
+        law: the law of P, see :func:`survival`.
+        generator: source of the draws, on the device of ``w``; defaults to torch's global one.
 
     Returns:
         A tensor like ``w``; its gradient is :math:`1 - s\,m`.
 
     Raises:
-        ValueError: a strength outside [0, 1]; otherwise as :func:`synapse_probability`.
+        ValueError: a strength outside [0, 1]; otherwise see :func:`synapse_probability`.
     """
     s = check_fraction(strength, "strength")
     kept = synapse_probability(w, law)
@@ -281,18 +284,19 @@ class StressMask(nn.Module):
 
 @dataclasses.dataclass(eq=False)
 class Stress(Rival):
-    """Weaken at random, in training, the weights that an offspring may lack: :func:`stressed`, with new draws at each
-    use of the weight, which is once a mini-batch. In evaluation the weights are themselves, larger than they were on
-    average in training: re-estimate BatchNorm (:func:`bridgeout_lite.pruning.recalibrate_batchnorm`) before you look.
+    """Weaken weights that an offspring may lack at random in training: :func:`stressed`, with new draws at each use of
+    the weight, once per mini-batch. There is no penalty. :meth:`attach` before training, :meth:`detach` after it.
+
+    In evaluation the weights are larger than on average in training: recalibrate BatchNorm
+    (:func:`bridgeout_lite.pruning.recalibrate_batchnorm`) before evaluating.
 
     Args:
-        strength: s, 0 <= s <= 1. law: see :func:`survival`.
+        strength: s, 0 <= s <= 1.
+        law: see :func:`survival`.
         where: picks the layers; default: every ``Conv2d``.
 
-    There is no penalty. :meth:`attach` before training, :meth:`detach` after it.
-
     Raises:
-        ValueError: a bad argument; on attaching, as :class:`L0Gates`.
+        ValueError: a bad argument; on attaching, see :class:`L0Gates`.
     """
 
     strength: float = 0.5
@@ -308,7 +312,7 @@ class Stress(Rival):
         return _attach(model, self.where, lambda w: StressMask(self.strength, self.law))
 
     def detach(self, model: nn.Module) -> nn.Module:
-        """Take it off: the trained weights as they are. Changes ``model`` and returns it."""
+        """Remove the stress from the trained weights. Changes ``model`` and returns it."""
         return _detach(model, StressMask)
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -333,7 +337,7 @@ def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
     for name, module, _ in picked:
         if parametrize.is_parametrized(module, "weight"):
             raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
-    made: dict[nn.Parameter, nn.Module] = {}  # one for a weight that several modules share
+    made: dict[nn.Parameter, nn.Module] = {}  # one per weight, also if several modules share it
     for _, module, w in picked:
         if w not in made:
             made[w] = make(w).train(module.training)

@@ -1,15 +1,15 @@
-r"""Feature flow: the features of one image, layer after layer, are points on a path; keep it short and straight.
+r"""Feature flow: the features of one image, layer by layer, are points on a path, to be kept short and straight.
 
 With :math:`x_0, x_1, \dots` the features of consecutive layers of one shape (a *stage*),
 
 .. math:: k_1 \sum_l \lVert x_{l+1} - x_l\rVert + k_2 \sum_l \lVert x_{l+1} - 2x_l + x_{l-1}\rVert,
 
-the mean over the images of the batch, summed over stages. Features of different shape cannot be subtracted, so no path
-leads from one stage into the next. In a residual network, from block to block, :math:`x_{l+1} - x_l` is the residual
-branch, up to the nonlinearity behind the sum: the first term asks it to be silent.
+averaged over the images of the batch and summed over stages. Features of different shapes cannot be subtracted, so no
+path leads from one stage into the next. In a residual network, from block to block, :math:`x_{l+1} - x_l` is the
+residual branch, up to the nonlinearity behind the sum: the first term penalises it.
 
-This is our reconstruction. The abstracts say that length and total absolute curvature of such paths are penalised;
-formula, norm, layers and strengths were not to be found.
+This is our reconstruction. The abstracts say that length and total absolute curvature of such paths are penalised; we
+did not find formula, norm, layers and strengths.
 
 Source of the idea: Wu, Lan, Zhang and Xiang 2021, arXiv:2106.02914.
 """
@@ -30,7 +30,7 @@ from .base import Rival
 
 
 def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
-    """Length of the path through features of one shape (batch, ...), the mean over the batch; 0 for one point.
+    """Length of the path through features of one shape (batch, ...), averaged over the batch; 0 for one point.
 
     Raises:
         ValueError: no point, or points of different shapes.
@@ -40,31 +40,25 @@ def length(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
 
 
 def curvature(path: Sequence[Tensor], norm: float = 2.0) -> Tensor:
-    """Sum of the second differences of the path, the mean over the batch; 0 for fewer than three points.
-
-    Raises:
-        ValueError: as :func:`length`.
-    """
+    """Sum of the second differences of the path, averaged over the batch; 0 for fewer than three points. Errors: see
+    :func:`length`."""
     _check_path(path)
     return _size([c - 2 * b + a for a, b, c in zip(path, path[1:], path[2:], strict=False)], path, norm)
 
 
 def turning(path: Sequence[Tensor]) -> Tensor:
-    """Sum of the angles (radians) between one step of the path and the next, the mean over the batch; 0 for fewer than
-    three points. A step of length zero has no direction and turns nothing.
+    """Sum of the angles (radians) between consecutive steps of the path, averaged over the batch; 0 for fewer than
+    three points. A step of length zero has no direction and adds nothing. Errors: see :func:`length`.
 
-    Unlike :func:`curvature` it does not change when all features are multiplied by a constant: this is what geometry
-    calls the total absolute curvature of a polygon.
-
-    Raises:
-        ValueError: as :func:`length`.
+    Unlike :func:`curvature` it does not change when all features are multiplied by a constant: in geometry it is the
+    total absolute curvature of a polygon.
     """
     _check_path(path)
     steps = [(after - before).float().flatten(1) for before, after in itertools.pairwise(path)]
     total = torch.zeros((), device=path[0].device)
     for a, b in itertools.pairwise(steps):
         moved = (a.norm(dim=1) > 0) & (b.norm(dim=1) > 0)
-        # of the unit vectors a and b: exact for small angles too, where the cosine is flat
+        # between unit vectors; exact for small angles too, where the cosine is flat
         a, b = (torch.nn.functional.normalize(step, dim=1) for step in (a, b))
         angle = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
         total = total + (angle * moved).mean()
@@ -77,18 +71,19 @@ def _check_path(path: Sequence[Tensor]) -> None:
 
 
 def is_residual_point(name: str, module: nn.Module) -> bool:
-    """The points of a residual network's own steps: the output of its stem, called "relu", and of each
+    """The points between a residual network's own steps: the outputs of its stem, called "relu", and of each
     :class:`bridgeout_lite.models.ResidualBlock`."""
     return name == "relu" or isinstance(module, ResidualBlock)
 
 
 def trajectories(model: nn.Module, inputs: Tensor, *, where: Where = is_activation) -> list[dict[str, Tensor]]:
-    """The paths that ``inputs`` take through ``model`` in evaluation mode, without gradients: for each stage the
-    features by the name of the module that puts them out. A path has two points or more.
+    """The paths of ``inputs`` through ``model`` in evaluation mode, without gradients: for each stage the features by
+    the name of the module that they come from. A path has at least two points.
 
     Args:
-        model: any module; its training mode is restored. inputs: one batch, as the model takes it.
-        where: as for :class:`FeatureFlow`.
+        model: any module; its modes are restored.
+        inputs: one batch, as the model takes it.
+        where: see :class:`FeatureFlow`.
 
     Raises:
         ValueError: ``where`` picks no module, one that runs twice, or no two consecutive ones with features of one
@@ -102,7 +97,7 @@ def trajectories(model: nn.Module, inputs: Tensor, *, where: Where = is_activati
 
 
 def _runs(points: Iterable[Any], key: Any) -> list[list[Any]]:
-    """The paths among the points in the order of execution: runs of two or more of one shape."""
+    """The paths among the points, in the order of execution: runs of at least two points of one shape."""
     runs = [list(run) for _, run in itertools.groupby(points, key=key)]
     return [run for run in runs if len(run) > 1]
 
@@ -124,21 +119,20 @@ def _size(differences: Sequence[Tensor], path: Sequence[Tensor], norm: float) ->
 
 @dataclasses.dataclass(eq=False)
 class FeatureFlow(Rival):
-    """Penalty on length and curvature of the features' paths; see the head of this module.
+    """Penalty on length and curvature of the features' paths; see the top of this module.
+
+    :meth:`attach` first: in training mode each call of the model then records its paths, and :meth:`penalty` consumes
+    them. Calls of a part of the model alone are not recorded. One model at a time; a copy of it is not watched.
 
     Args:
         length, curvature: k1 and k2, finite and >= 0.
-        norm: 1 or 2, of the differences.
+        norm: the norm of the differences, 1 or 2.
         where: ``where(name, module)`` picks the modules whose outputs are the points; default: every nonlinearity.
             :func:`is_residual_point` picks a residual network's own steps. A path is a run of points of equal shape,
-            in the order in which the modules run.
-
-    :meth:`attach` first: in training mode each call of the model then leaves its paths behind, and :meth:`penalty` uses
-    them up. A part of the model that is called on its own leaves nothing. Only one model at a time; a copy of the model
-    is watched by nobody.
+            in the order of execution.
 
     Raises:
-        ValueError: a bad argument; nothing picked; attached twice, or not at all when penalty is asked for; a model
+        ValueError: a bad argument; nothing is picked; attached twice, or not at all when a penalty is needed; a model
             other than the one attached to; no call of it in training mode since the last penalty; no two consecutive
             points of equal shape.
     """
@@ -158,7 +152,7 @@ class FeatureFlow(Rival):
         self._inside = False  # of a call of the model
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Watch the model's forward passes from now on. Returns it; its parameters and state dict stay as they are."""
+        """Record the model's forward passes from now on. Returns it; parameters and state dict stay the same."""
         if self._handles:
             raise ValueError("this FeatureFlow is attached already: call detach(model) first, or make another")
         picked = pick(model, self.where)
@@ -182,17 +176,17 @@ class FeatureFlow(Rival):
 
     def _visit(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         if self._handles and self._inside and module.training and torch.is_grad_enabled():
-            self._points.append(output.clone())  # an in-place operation behind it would move the point
+            self._points.append(output.clone())  # a later in-place operation would move the point
 
     def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._inside = False
 
-    def __deepcopy__(self, memo: Any) -> "FeatureFlow":  # of a copied model's hooks: features cannot be copied
+    def __deepcopy__(self, memo: Any) -> "FeatureFlow":  # features, held by a copied model's hooks, cannot be copied
         return dataclasses.replace(self)
 
     @property
     def paths(self) -> list[list[Tensor]]:
-        """The paths of the last forward pass in training mode: runs of points of equal shape, two or more."""
+        """The paths of the last forward pass in training mode: runs of at least two points of equal shape."""
         return _runs(self._points, key=lambda x: x.shape)
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -206,7 +200,7 @@ class FeatureFlow(Rival):
         paths = self.paths
         if not paths:
             raise ValueError(_no_path(self._points))
-        self._points = []  # the graph behind them is not kept beyond the step
+        self._points = []  # lest the graph behind them outlive the step
         total = torch.zeros((), device=paths[0][0].device)
         for path in paths:
             total = total + self.length * length(path, self.norm) + self.curvature * curvature(path, self.norm)

@@ -1,16 +1,16 @@
 r"""L1, group lasso, and the sparse group lasso with its nonconvex variants by variable splitting.
 
-A group is a filter of a convolution, or a row of a matrix: what one output reads. Its norm counts
-:math:`\sqrt{\#g}` times, #g being the number of its weights.
+A group is a filter of a convolution, or a row of a matrix: the weights of one output. Its norm is weighted by
+:math:`\sqrt{\#g}`, where #g is the number of its weights.
 
-Added to a loss and followed by gradient steps, neither L1 nor group lasso makes exact zeros: the step overshoots zero
-and comes back. Two ways out are here. ``proximal=True`` replaces the gradient of the penalty by its proximal map after
-each step, which is proximal gradient descent (for plain SGD). With momentum m it is a heuristic, and a weaker pull: the
-gradient of a penalty is carried on and moves a weight by lr/(1-m) times it, the proximal map by lr times it, so give
-the proximal form 1/(1-m) times the strength. Variable splitting trains a copy of the weights that is sparse.
+As a term of a loss, neither L1 nor group lasso makes exact zeros: gradient steps overshoot zero and come back. There
+are two remedies. ``proximal=True`` replaces the gradient of the penalty by its proximal map after each step, which is
+proximal gradient descent (for plain SGD). With momentum m it is a heuristic and pulls less: the gradient of a penalty
+accumulates to lr/(1-m) times itself, the proximal map moves by lr times it, so give the proximal form 1/(1-m) times the
+strength. Variable splitting trains a sparse copy of the weights.
 
-BatchNorm behind a convolution makes the scale of its filters meaningless to the function: such a filter can shrink
-under a penalty without any change of the output, while its gradient grows as it gets shorter.
+BatchNorm behind a convolution makes the scale of its filters meaningless to the function: a filter can shrink under a
+penalty without any change of the output, while its gradient grows.
 """
 
 import dataclasses
@@ -66,14 +66,14 @@ class L1(_OnWeights):
 
     Args:
         strength: :math:`\lambda`, finite and >= 0.
-        proximal: soft-threshold after each step by lr times the strength, and add nothing to the loss.
+        proximal: soft-threshold by lr times the strength after each step, and add nothing to the loss.
         where: ``where(name, module)`` picks the layers; default: every ``Conv2d``.
 
-    A weight that several layers share counts once; one that is frozen is not moved.
+    A weight that several layers share counts once; a frozen one is not moved.
 
     Raises:
-        ValueError: a bad argument; when it acts, a model of which nothing is picked, or a module without rows of
-            weights, under a pruning mask or weight_norm; after a step without its learning rate, if ``proximal``.
+        ValueError: a bad argument; when it acts, nothing is picked, or a module without rows of weights, with a pruning
+            mask or with weight_norm; if ``proximal``, a step without its learning rate.
     """
 
     def _value(self, w: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ class L1(_OnWeights):
 class GroupLasso(_OnWeights):
     r""":math:`\lambda\sum_g \sqrt{\#g}\,\lVert w_g\rVert_2` over the filters (or rows) of the picked layers.
 
-    Arguments and errors as for :class:`L1`; ``proximal`` shortens every filter after each step by lr times the strength
-    times :math:`\sqrt{\#g}`.
+    Arguments and errors: see :class:`L1`. ``proximal`` shortens every filter by lr times the strength times
+    :math:`\sqrt{\#g}` after each step.
     """
 
     def _value(self, w: Tensor) -> Tensor:
@@ -101,44 +101,47 @@ class GroupLasso(_OnWeights):
 @dataclasses.dataclass(eq=False)
 class SparseGroupLasso(Rival):
     r"""Filters and single weights at once, :math:`\lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(w)`, with r
-    one of :data:`PENALTIES`, by variable splitting: a sparse copy V of the weights W is pulled towards them and they
-    towards it,
+    one of :data:`PENALTIES`, by variable splitting: the weights W and a sparse copy V are pulled towards each other,
 
     .. math:: \lambda\sum_g\sqrt{\#g}\,\lVert w_g\rVert_2 + \lambda\,r(V) + \tfrac\beta2\lVert W - V\rVert^2 .
 
-    The optimizer moves W; V is the exact minimiser, the proximal map of :math:`(\lambda/\beta)\,r` at the present W,
-    and :math:`\beta` grows by a factor every so many steps, which :meth:`after_step` counts. V has exact zeros, W has
-    not: :meth:`settle` ends the run by putting V in the place of W.
+    The optimizer moves W. V is the exact minimiser, the proximal map of :math:`(\lambda/\beta)\,r` at the present W. V
+    has exact zeros and W has none: :meth:`settle` ends the run by replacing W by V. :math:`\beta` grows by a factor at
+    regular numbers of steps, which :meth:`after_step` counts.
 
-    A larger :math:`\beta` has a smaller threshold, but also pulls the weights whose copy is zero harder to zero: such a
-    one rests at :math:`hw^*/(h+\beta)`, with :math:`w^*` and h the minimum and the curvature of the loss, and l0's
-    threshold is :math:`\sqrt{2\lambda/\beta}`. It is below that for every :math:`\beta` unless
-    :math:`hw^{*2}/2 > 4\lambda`. So of the weights whose copy begins at zero splitting keeps those that are worth four
-    times their price, where the penalty itself would keep what is worth it once. A weight whose copy does not begin at
-    zero feels no spring, and stays if :math:`\beta_0w^{*2}/2 > \lambda` with the first :math:`\beta`.
+    A larger :math:`\beta` lowers the threshold of r, for l0 :math:`\sqrt{2\lambda/\beta}`, but also pulls weights whose
+    copy is zero harder towards zero. With :math:`w^*` and h the minimum and the curvature of the loss, such a weight
+    rests at :math:`hw^*/(h+\beta)`. It crosses the threshold at some :math:`\beta` only if
+
+    .. math:: \tfrac12 hw^{*2} > 4\lambda .
+
+    So of the weights whose copy starts at zero, splitting keeps those that reduce the loss by four times their price;
+    the penalty itself would keep those that reduce it by their price. A weight whose copy does not start at zero is not
+    pulled, and stays if :math:`\beta_0w^{*2}/2 > \lambda` with the first :math:`\beta`.
 
     Args:
         strength: :math:`\lambda`, finite and >= 0 (the released code's, divided by the number of training examples).
-        inner: r. ``shape``: its shape, see :func:`prox`.
-        beta: where :math:`\beta` starts, > 0; None is 25 times the strength, the ratio of the released LeNet script.
-            For l0 that is a threshold of :math:`\sqrt{2/25} = 0.28`: layers of smaller weights begin with V = 0, and
-            ask for a larger one.
-        growth: its factor, >= 1. every: after how many steps it is applied (1000 is our choice; the released scripts do
-            so every 20 or 40 epochs).
-        where: as for :class:`L1`.
-        largest: where :math:`\beta` stops growing, > 0; one that starts above it stays. By its pull alone a step of
-            SGD multiplies W - V by :math:`1 - \mathrm{lr}\,\beta`: above :math:`\beta = 1/\mathrm{lr}` W passes V, and
-            above 2/lr (1.36/lr with Nesterov's momentum 0.9) it moves away and no zero lasts. 10 is 1/lr at the peak
-            of :class:`bridgeout_lite.Recipe`.
+        inner: r.
+        beta: the first :math:`\beta`, > 0; defaults to 25 times the strength, the ratio of the released LeNet script.
+            For l0 that is a threshold of :math:`\sqrt{2/25} = 0.28`: layers of smaller weights start with V = 0 and
+            need a larger one.
+        growth: factor of :math:`\beta`, >= 1.
+        every: number of steps between growths (1000 is our choice; the released scripts have 20 or 40 epochs).
+        shape: the shape of r, see :func:`prox`.
+        where: see :class:`L1`.
+        largest: :math:`\beta` stops growing here, > 0; one that starts above it stays. By its pull alone a step of SGD
+            multiplies W - V by :math:`1 - \mathrm{lr}\,\beta`: above :math:`\beta = 1/\mathrm{lr}` W passes V, and
+            above 2/lr (1.36/lr with Nesterov's momentum 0.9) it moves away and no zero lasts. 10 is 1/lr at the peak of
+            :class:`bridgeout_lite.Recipe`.
 
-    One model at a time: the steps of a run are counted, and :meth:`resume` begins another.
+    One model at a time: it counts the steps of a run, and :meth:`resume` starts another.
 
     Raises:
-        ValueError: a bad argument; after a step of another model, or one with :math:`\mathrm{lr}\,\beta > 2`; otherwise
-            as :class:`L1`.
+        ValueError: a bad argument; a step of another model, or one with :math:`\mathrm{lr}\,\beta > 2`; otherwise see
+            :class:`L1`.
 
-    Source: Bui, Park, Zhang, Qi and Xin 2021, arXiv:1912.07868, and its released code. Where V starts is ours: at the
-    proximal map of the weights that the first call meets.
+    Source: Bui, Park, Zhang, Qi and Xin 2021, arXiv:1912.07868, and its released code. The start of V is ours: the
+    proximal map of the weights at the first call.
     """
 
     strength: float
@@ -159,12 +162,12 @@ class SparseGroupLasso(Rival):
         if self.growth < 1:
             raise ValueError(f"growth must be a finite number >= 1, got {self.growth!r}")
         check_whole(self.every, "every")
-        prox(torch.zeros(1), 1.0, self.inner, self.shape)  # the one place that knows which shapes there are
+        prox(torch.zeros(1), 1.0, self.inner, self.shape)  # checks the shape
         self._steps = 0
 
     @property
     def present_beta(self) -> float:
-        r""":math:`\beta` as it now is."""
+        r"""The present :math:`\beta`."""
         assert self.beta is not None
         try:
             grown = self.beta * self.growth ** (self._steps // self.every)
@@ -187,14 +190,14 @@ class SparseGroupLasso(Rival):
         self._keep_to(model)
         if lr is not None and check_positive(lr, "lr") * self.present_beta > 2:
             raise ValueError(
-                f"beta={self.present_beta:g} times lr={lr:g} is above 2, where weights no longer come to their sparse "
+                f"beta={self.present_beta:g} times lr={lr:g} is above 2, where weights move away from their sparse "
                 "copies: lower beta, largest or lr"
             )
         self._steps += 1
 
     @torch.no_grad()
     def settle(self, model: nn.Module) -> nn.Module:
-        """Put the sparse copy of the weights in their place. Changes ``model`` and returns it."""
+        """Replace the weights by their sparse copy. Changes ``model`` and returns it."""
         for w in parameters(model, self.where):
             if w.requires_grad:
                 w.copy_(self.copy_of(w))

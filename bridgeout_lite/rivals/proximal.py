@@ -1,6 +1,6 @@
-r"""Sparsity penalties and their proximal maps, exact and elementwise where the penalty is.
+r"""Sparsity penalties and their proximal maps, exact, and elementwise where the penalty is.
 
-The proximal map of a penalty P at w is the point that trades P against the way to it,
+The proximal map of a penalty P at w is the point that trades P against the distance to w,
 
 .. math:: \operatorname{prox}_P(w) = \arg\min_v\; P(v) + \tfrac12\lVert v - w\rVert^2 .
 
@@ -34,16 +34,18 @@ from .base import check_weights
 
 PENALTIES = ("l1", "l0", "transformed l1", "l1 - l2", "scad")
 
-# Shape of each penalty where none is given, and the values that it may take.
+# The usual shape of each penalty, and the range of the values that it may take.
 _SHAPES = {"transformed l1": (1.0, 0.0, math.inf), "l1 - l2": (1.0, 0.0, 1.0), "scad": (3.7, 2.0, math.inf)}
 
 
 def penalty_value(v: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> Tensor:
-    """P(v), a scalar tensor; see the head of this module.
+    """P(v), a scalar tensor; see the top of this module.
 
     Args:
-        v: any floating-point tensor. mu: weight, finite and >= 0. kind: one of ``PENALTIES``.
-        shape: a of the penalty; None is its usual value. "transformed l1" takes a > 0, "l1 - l2" 0 <= a <= 1, "scad"
+        v: any floating-point tensor.
+        mu: weight, finite and >= 0.
+        kind: one of ``PENALTIES``.
+        shape: the penalty's a; defaults to its usual value. "transformed l1" takes a > 0, "l1 - l2" 0 <= a <= 1, "scad"
             a > 2; the others none.
 
     Raises:
@@ -66,8 +68,8 @@ def penalty_value(v: Tensor, mu: float, kind: str = "l1", shape: float | None = 
 
 
 def prox(w: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> Tensor:
-    """The proximal map of the penalty at ``w``, a new tensor like it; where two points are equally good (on a
-    threshold) the sparser one. NaN stays NaN. Arguments and errors as for :func:`penalty_value`.
+    """The proximal map of the penalty at ``w``, a new tensor like it; on a threshold, where two points are equally
+    good, the sparser one. NaN stays NaN. Arguments and errors: see :func:`penalty_value`.
 
     Example:
         >>> w = torch.tensor([-3.0, 0.5, 1.5])
@@ -92,11 +94,11 @@ def prox(w: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> 
 
 def shrink_groups(w: Tensor, mu: float | Tensor) -> Tensor:
     r"""The proximal map of the group lasso :math:`\mu\sum_g\lVert w_g\rVert_2` with the first dimension as groups:
-    every filter or row is shortened by :math:`\mu` (a number, or one a group) and the shorter ones are zero.
+    every filter or row is shortened by :math:`\mu` (one number, or one per group), and shorter ones become zero.
 
     Raises:
-        ValueError: weights that are no floating-point tensor of two dimensions or more; :math:`\mu` that is not finite
-            and >= 0.
+        ValueError: weights that are no floating-point tensor with at least two dimensions; :math:`\mu` that is not
+            finite and >= 0.
     """
     check_weights(w, 2)
     if not isinstance(mu, Tensor):
@@ -132,7 +134,7 @@ def _transformed_l1(w: Tensor, mu: float, a: float) -> Tensor:
     size = w.abs().double()  # near the threshold v is the small difference of large numbers
     convex = mu <= a**2 / (2 * (a + 1))
     threshold = mu * (a + 1) / a if convex else math.sqrt(2 * mu * (a + 1)) - a / 2
-    # a root of the cubic that v solves, by cosines; below the threshold it is not used, and its argument is cut to 1
+    # a root of v's cubic equation, by cosines; below the threshold it is not used, and its argument is clamped to 1
     phi = torch.arccos((1 - 27 * mu * a * (a + 1) / (2 * (a + size).pow(3))).clamp(-1.0, 1.0))
     root = 2 / 3 * (a + size) * torch.cos(phi / 3) - 2 / 3 * a + size / 3
     root = torch.where(size <= threshold, 0.0, root.clamp_min(0.0).minimum(size))
@@ -147,7 +149,7 @@ def _l1_minus_l2(w: Tensor, mu: float, a: float) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(z, dtype=torch.float64)  # squares of tiny weights stay above 0
         return z * (norm + a * mu) / norm
     result = torch.zeros_like(w)
-    if largest > (1 - a) * mu:  # one entry alone stays: of equal ones the first
+    if largest > (1 - a) * mu:  # one entry alone stays, of equal ones the first
         place = torch.unravel_index(size.argmax(), w.shape)
         result[place] = w[place].sign() * (largest + (a - 1) * mu)
     return result

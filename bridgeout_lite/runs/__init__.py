@@ -1,1 +1,1 @@
-"""Recorded runs: what a record is, where it came from, how many are made, how they are looked at."""
+"""Recorded runs: records, their provenance, the runner of many, and tables of them."""

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, commit, processor, data."""
+"""The provenance of a run: versions, commit, processor, data."""
 
 import functools
 import platform
@@ -12,7 +12,7 @@ import torch
 
 
 def provenance(device: str | torch.device, data: str, data_checksum: str) -> dict[str, Any]:
-    """Where and with what a run is made; ``started`` is now, in UTC."""
+    """The provenance of a run that starts now; ``started`` is in UTC."""
     device = torch.device(device)
     return {
         "package": package_version(),
@@ -38,7 +38,7 @@ def package_version() -> str:
 
 @functools.cache
 def _commit() -> dict[str, Any]:
-    """Commit of the checkout that the package runs from, and whether its code was changed since; None if unknown."""
+    """Commit of the package's checkout, and whether its code has changed since; None if unknown."""
 
     def git(*words: str) -> str:
         here = Path(__file__).parents[1]  # the whole package, not this folder of it

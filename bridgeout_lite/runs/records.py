@@ -1,7 +1,7 @@
-"""What a run is, and the append-only store that keeps runs: one JSON line each.
+"""Records of runs, and the append-only store that keeps them: one JSON line per run.
 
-A spec already recorded is recognised by its :func:`fingerprint`. Appending takes a lock and writes one line in one
-call, so several processes may share a store. Records are written by the package and read by figures, never edited.
+A spec is recognised by its :func:`fingerprint`. Appending takes a lock and writes one line in one call, so several
+processes may share a store. Records are never edited.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from filelock import FileLock
 
 from .provenance import package_version
 
-# What a spec leaves out at these values: records made before there was such a choice keep their fingerprints.
+# Fields added after the first records were made. A spec omits them at these defaults, so that older fingerprints stay
+# valid.
 OMITTED_DEFAULTS: dict[str, Any] = {
     "target_fraction": 1.0,
     "target": "kernels",
@@ -33,12 +34,12 @@ OMITTED_DEFAULTS: dict[str, Any] = {
 
 
 FORMAT = 1
-"""The number of the format in which records are written. Whoever changes what a field of a record means adds one, so
-that older packages refuse the new records and do not misread them. Lines without a number are of format 1."""
+"""The format of the records that this package writes, to be raised when the meaning of a field changes: older packages
+then refuse new records instead of misreading them. Lines without a number have format 1."""
 
 
 class NewerFormatError(ValueError):
-    """A store holds a record of a format that this package does not know yet."""
+    """A store has a record of a newer format than this package knows."""
 
 
 class StoreError(OSError):
@@ -66,13 +67,13 @@ class Record:
 
 
 def fingerprint(spec: dict[str, Any]) -> str:
-    """16 hex digits that name a spec, whatever the order of its keys."""
+    """16 hex digits that identify a spec, in any order of its keys."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
-    """``value`` with every float in it cut to so many significant digits: records stay small and readable."""
+    """``value`` with every float in it rounded to ``digits`` significant ones, to keep records small and readable."""
     if isinstance(value, float):
         return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -83,7 +84,7 @@ def rounded(value: Any, digits: int = 6) -> Any:
 
 
 def result_folders() -> list[Path]:
-    """Where recorded runs are looked for: $BRIDGEOUT_RESULTS, the checkout of the package, the working directory."""
+    """Where to look for recorded runs: $BRIDGEOUT_RESULTS, the checkout of the package, the working directory."""
     places = [Path(__file__).parents[2] / "results", Path.cwd() / "results", Path.cwd().parent / "results"]
     if override := os.environ.get("BRIDGEOUT_RESULTS"):
         places.insert(0, Path(override))
@@ -98,15 +99,15 @@ def find_store(name: str) -> Path | None:
 class Store:
     """An append-only file of records.
 
-    What was read is remembered: :meth:`keys`, :meth:`find` and :meth:`append` read and parse only what was added since.
-    A line that is not a whole record, such as one whose writer was killed, is reported with its number and set aside.
+    :meth:`keys`, :meth:`find` and :meth:`append` read and parse only what was added since they were last called. A line
+    that is not a whole record, such as one whose writer was killed, is reported with its number and skipped.
 
     Args:
         path: the ``.jsonl`` file; it and its folder are created on the first append.
 
     Raises:
-        NewerFormatError: by whatever reads or writes: a line is a record of a newer format than ``FORMAT``.
-        StoreError: the file cannot be read, or not be written. It is as it was before, with both.
+        NewerFormatError: on reading or writing: a line is a record of a newer format than ``FORMAT``.
+        StoreError: the file cannot be read or written. With both errors it is left as it was.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -115,14 +116,14 @@ class Store:
 
     def _forget(self) -> None:
         self._places: dict[str, int] = {}  # where the line of the first record of a fingerprint begins
-        self._known = (0, 0)  # so many bytes and lines of the file are in _places
+        self._known = (0, 0)  # bytes and lines of the file that _places covers
         self._file: tuple[int, int] | None = None
 
     def append(self, record: Record) -> bool:
         """Add one record, durably, in one write under a lock that other processes respect.
 
         Returns:
-            True; False, and nothing is written, if the store has a record of this spec already.
+            True; False, without writing, if the store already has a record of this spec.
 
         Raises:
             ValueError, TypeError: the record is not JSON (nan is not).
@@ -165,13 +166,13 @@ class Store:
         with self._explained("read"):
             status = self.path.stat() if self.path.exists() else None
         if status is None or (status.st_dev, status.st_ino) != self._file or status.st_size < self._known[0]:
-            self._forget()  # it is not the file that we know
+            self._forget()  # it is another file
         if status is not None:
             self._file = status.st_dev, status.st_ino
         for begin, end, number, record in self._lines(*self._known):
             if record is not None:
                 self._places.setdefault(record.key, begin)
-            elif end is not None:  # else another process may be writing it just now
+            elif end is not None:  # else another process may be writing it
                 self._set_aside(number)
             if end is not None:
                 self._known = end, number
@@ -180,9 +181,8 @@ class Store:
         warnings.warn(f"{self.path}, line {number}: not a whole record, set aside", stacklevel=3)
 
     def _lines(self, start: int, number: int) -> Iterator[tuple[int, int | None, int, Record | None]]:
-        """From byte ``start`` on, each line that is not blank: where it begins; where it ends, None if the newline is
-        missing and more may come; its number, if ``number`` is that of the line before; its record, None if it is none.
-        """
+        """Each line from byte ``start`` on that is not blank: where it begins; where it ends (None without a newline,
+        as more may come); its number, where ``number`` is that of the line before; its record, or None."""
         with self._explained("read"):
             try:
                 file = open(self.path, "rb")  # noqa: SIM115
@@ -213,12 +213,12 @@ class Store:
 
 
 def _append(file: BinaryIO, line: bytes) -> None:
-    """Write a line at the end and wait until it is on the disk; if that fails, take back what was written."""
+    """Write a line at the end and wait until it is on the disk; if that fails, remove what was written."""
     size = file.seek(0, os.SEEK_END)
     if size and not _ends_with_newline(file):
-        line = b"\n" + line  # a writer died inside its line: leave its stump to itself
+        line = b"\n" + line  # after the rest of a line whose writer died
     try:
-        while line:  # once, unless the disk is full: then the next attempt says so
+        while line:  # once, unless the disk is full: then the second attempt raises
             line = line[file.write(line) :]
         os.fsync(file.fileno())
     except OSError:
@@ -227,7 +227,7 @@ def _append(file: BinaryIO, line: bytes) -> None:
 
 
 def _parse(line: bytes) -> Record:
-    """The record of a line; ValueError or TypeError if it is none."""
+    """The record of a line; ValueError or TypeError if there is none."""
     fields = _JSON.decode(line.decode())
     if not isinstance(fields, dict):
         raise TypeError("not an object")

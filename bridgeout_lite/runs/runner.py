@@ -1,8 +1,8 @@
-"""Running many experiments: what is recorded is skipped, what was interrupted goes on, nothing is done twice.
+"""Running many experiments: recorded ones are skipped, interrupted ones resumed, and nothing is done twice.
 
 Three things make a sweep safe to kill and to share. A run keeps a checkpoint of its last epoch beside the store until
-it is recorded. A process that works on a run holds a lock of the operating system on that run's name, which is gone
-when the process is, however it died. And the store refuses a second record of the same spec.
+it is recorded. A process that works on a run holds a lock of the operating system on that run's name, which vanishes
+with the process, however it dies. And the store refuses a second record of the same spec.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ from ..training import pick_device
 from .provenance import provenance
 from .records import Record, Store, fingerprint
 
-# A Dask scheduler, or its first worker, that has not answered after so many seconds is not there.
+# Seconds to wait for a Dask scheduler, and for its first worker.
 PATIENCE = 10.0
 
 
 class Runnable(Protocol):
-    """What a sweep is made of: :class:`bridgeout_lite.Experiment` and its like."""
+    """An experiment that a sweep can run, such as :class:`bridgeout_lite.Experiment`."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -56,26 +56,27 @@ class Runnable(Protocol):
 
 
 class OutOfTime(Exception):
-    """A sweep's budget is spent. What was done is in the checkpoints."""
+    """A sweep's budget is spent; unfinished runs have their checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """What became of one experiment in one call: "recorded", "diverged", "elsewhere", "out of time" or "failed"."""
+    """The end of one experiment in one call: "recorded", "diverged", "elsewhere", "out of time" or "failed"."""
 
     key: str
     state: str
     message: str = ""
-    record: Record | None = None  # from a cluster, to be appended here
+    record: Record | None = None  # from a cluster, to be appended by the caller
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """How each run of a sweep is made; goes to other processes.
+    """How to make each run of a sweep; sent to other processes.
 
     Attributes:
-        path: of the store. end: in seconds since the epoch, infinite for no budget.
-        show: "bar", "lines" (one an epoch) or "nothing".
+        path: the store's file.
+        end: when the budget ends, in seconds since the epoch; infinite without one.
+        show: "bar", "lines" (one per epoch) or "nothing".
     """
 
     path: Path
@@ -93,7 +94,7 @@ class _Task:
         return self.folder / f"{key}.pt"
 
     def attempt(self, experiment: Runnable) -> _Outcome:
-        """One run, from its checkpoint if there is one, within the time."""
+        """Make one run, from its checkpoint if there is one, within the budget."""
         spec, began, longest = experiment.spec, time.time(), 0.0
         key = fingerprint(spec)
 
@@ -121,7 +122,7 @@ class _Task:
             origin = provenance(pick_device(self.device), str(spec["dataset"]), "")
             return _Outcome(key, "diverged", str(error), Record(spec, {"failed": str(error)}, origin))
         except DataError:
-            raise  # no run without data
+            raise  # the others would fail too
         except (RuntimeError, ValueError, MemoryError) as error:
             return _Outcome(key, "failed", f"{_label(spec)}: {error or type(error).__name__}")
         return _Outcome(key, "recorded", record=record)
@@ -137,27 +138,28 @@ def sweep(
     budget: float | None = None,
     progress: bool = True,
 ) -> list[Record]:
-    """Run what is not recorded yet, append it to ``store``, and return the records of all ``experiments`` in order.
+    """Run the experiments without a record, append theirs to ``store``, and return the records of all in order.
 
-    A killed sweep loses at most one epoch of each run in progress; the same call goes on. Several sweeps may share one
-    store, on one machine or on several with one file system: none runs what another is running. A run that diverges
-    is a result: it is recorded with one metric, ``failed``, the message.
+    A killed sweep loses at most one epoch of each run in progress; the same call resumes it. Several sweeps may share
+    one store, on one machine or on several with one file system: none runs what another is running. A run that diverges
+    is recorded too, with the single metric ``failed``, the message.
 
     Args:
-        experiments: see :class:`Runnable`. store: a store or its path.
-        backend: "local", or the address of a Dask scheduler ("tcp://host:port") whose workers do the runs; the records
-            come back and are appended here. Where workers see the store's folder, they keep checkpoints in it.
-        device: of every run, see :func:`bridgeout_lite.training.pick_device`.
-        jobs: local runs at once, each in a process of its own. On a CPU they share its cores, on a GPU its memory.
-        budget: seconds after which to stop, at the end of an epoch where possible; None is no limit.
-        progress: show a bar over the runs and, with one local job, one inside each; with more, a line an epoch.
+        experiments: see :class:`Runnable`.
+        store: a store or its path.
+        backend: "local", or the address of a Dask scheduler ("tcp://host:port") whose workers make the runs; the
+            records are appended by this process. Workers that see the store's folder keep checkpoints in it.
+        device: device of every run, see :func:`bridgeout_lite.training.pick_device`.
+        jobs: number of local runs at once, each in a process of its own. They share the cores, or the GPU's memory.
+        budget: seconds after which to stop, at the end of an epoch where possible (default: no limit).
+        progress: show a bar over the runs and, with one local job, one inside each; with more, one line per epoch.
 
     Raises:
-        ValueError: an unknown backend or device, fewer jobs than one, a budget of zero, or the data set "auto".
-        OSError: the store cannot be written (found out before training starts), or no scheduler answers.
+        ValueError: an unknown backend or device, fewer than one job, a budget of zero, or the data set "auto".
+        OSError: the store cannot be written (checked before training starts), or no scheduler answers.
         ImportError: a scheduler is named and Dask is not installed.
-        DataError: a data set is not there.
-        RuntimeError: a run failed for another reason than divergence; raised when all others are done.
+        DataError: a data set is missing.
+        RuntimeError: a run failed other than by divergence; raised after all others are done.
     """
     if backend != "local" and "://" not in backend:
         raise ValueError(f"backend must be 'local' or a scheduler's address such as 'tcp://host:8786', got {backend!r}")
@@ -195,8 +197,8 @@ def sweep(
 
 
 def with_seeds(experiments: Iterable[Any], count: int) -> list[Any]:
-    """Every setting among ``experiments`` (dataclasses with a field ``seed``) with the seeds 0 to ``count`` - 1, one
-    seed after the other, so that a sweep cut short has whole rounds."""
+    """Every setting among ``experiments`` (dataclasses with a field ``seed``) with the seeds 0 to ``count`` - 1, seed
+    by seed, so that an interrupted sweep has complete rounds."""
     check_whole(count, "seeds")
     settings = list(dict.fromkeys(dataclasses.replace(e, seed=0) for e in experiments))
     return [dataclasses.replace(e, seed=seed) for seed in range(count) for e in settings]
@@ -218,7 +220,7 @@ def parse_budget(text: str) -> float:
 
 
 def _locally(task: _Task, experiment: Runnable) -> _Outcome:
-    """One run in this process, unless another process is at it or was faster."""
+    """One run in this process, unless another process works on it or has recorded it."""
     key, store = fingerprint(experiment.spec), _store(task.path)
     if time.time() >= task.end:
         return _Outcome(key, "out of time")
@@ -232,7 +234,7 @@ def _locally(task: _Task, experiment: Runnable) -> _Outcome:
             if outcome.record is not None:
                 store.append(outcome.record)
                 task.checkpoint(key).unlink(missing_ok=True)
-            if outcome.state != "out of time":  # whoever still holds the old file finds the record when it is his turn
+            if outcome.state != "out of time":  # a process that still waits for the deleted file will find the record
                 Path(claim.lock_file).unlink(missing_ok=True)
             return dataclasses.replace(outcome, record=None)
     except Timeout:
@@ -241,11 +243,11 @@ def _locally(task: _Task, experiment: Runnable) -> _Outcome:
 
 @functools.cache
 def _store(path: Path) -> Store:
-    return Store(path)  # one a process: it remembers what it has read
+    return Store(path)  # one per process, as it remembers what it has read
 
 
 def _on_cluster(client: Any, task: _Task, todo: dict[str, Runnable], store: Store) -> Iterator[_Outcome]:
-    """All runs as tasks of a Dask cluster; a task whose worker dies is given to another by the scheduler."""
+    """All runs as tasks of a Dask cluster, whose scheduler gives the task of a dead worker to another."""
     from distributed import as_completed
 
     names = [f"bridgeout-{key}" for key in todo]  # two clients that ask for the same run share one task
@@ -271,7 +273,7 @@ def _on_cluster(client: Any, task: _Task, todo: dict[str, Runnable], store: Stor
         yield from (_Outcome(key, "out of time") for key in waiting)
 
 
-# Torch's seeds belong to the process: two runs at once in threads of one worker would draw from each other's.
+# Torch's seeds belong to the process: two runs at once in threads of one worker would share them.
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -304,8 +306,8 @@ def _client(address: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _alarm(end: float) -> Iterator[None]:
-    """Raise :class:`OutOfTime` at that time wherever the code is, as measuring has no epochs. Only in a main thread and
-    where there is such a signal (not on Windows); elsewhere the end of an epoch has to do."""
+    """Raise :class:`OutOfTime` at time ``end``, also in the middle of an epoch or of measuring. Only in a main thread
+    and where there is such a signal (not on Windows); elsewhere the end of the epoch decides."""
     able = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
     if end == float("inf") or not able:
         yield
@@ -324,7 +326,7 @@ def _alarm(end: float) -> Iterator[None]:
 
 
 def _prepare(task: _Task) -> None:
-    """Find out before any training whether the store and its checkpoints can be written."""
+    """Check before any training that the store and its checkpoints can be written."""
     try:
         task.folder.mkdir(parents=True, exist_ok=True)
         open(task.path, "ab").close()
@@ -340,7 +342,7 @@ def _label(spec: dict[str, Any]) -> str:
 
 
 def _say(done: list[_Outcome]) -> None:
-    """Tell what is not recorded, and why."""
+    """Report the runs that are not recorded, and why."""
     counts = Counter(outcome.state for outcome in done)
     for state, remark in (
         ("out of time", "left when the time was up: the same call goes on"),

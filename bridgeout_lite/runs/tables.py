@@ -1,4 +1,4 @@
-"""Records as tables: which runs there are, those with given settings, and what tells two stores apart."""
+"""Records as tables: the runs of a store, those with given settings, and the differences of two stores."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,16 +21,16 @@ def runs_table(
     columns: Sequence[str] = COLUMNS,
     sort: str | None = None,
 ) -> pd.DataFrame:
-    """One row a run.
+    """One row per run.
 
     Fields are those of spec, metrics and provenance, nested ones with dots ("recipe.lr", "layers.relu5.hoyer"); also
-    "key" (the fingerprint) and "epochs" (recipe.epochs). A field that a run does not have is None, which no value that
-    is asked for equals.
+    "key" (the fingerprint) and "epochs" (recipe.epochs). A field that a run does not have is None.
 
     Args:
-        records: any.
-        where: for each field the values of which a run must have one.
-        columns: fields. sort: a field by whose values the rows are put in order; None leaves them as they come.
+        records: the runs.
+        where: allowed values by field; a run without the field is left out.
+        columns: fields.
+        sort: field to sort the rows by (default: in the order of the records).
 
     Raises:
         ValueError: a field that no record has (the message has the nearest), or one that cannot be sorted.
@@ -43,7 +43,7 @@ def runs_table(
         known.update(row)
         if all(row.get(name) in values for name, values in where.items()):
             rows.append({name: row.get(name) for name in wanted})
-    if len(known) > 2:  # else there are no records that could tell
+    if len(known) > 2:  # else there are no records to compare with
         for name in wanted:
             if name not in known:
                 raise ValueError(_unknown(name, known))
@@ -57,12 +57,12 @@ def runs_table(
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """A table for the screen: one line a row, "-" for what is not there."""
+    """A table for the screen: one line per row, "-" for missing values."""
     return table.astype(object).where(table.notna(), "-").to_string(index=False)
 
 
 def fields(record: Record) -> dict[str, Any]:
-    """A record's fields by their dotted names, with what its spec leaves out at its first value."""
+    """A record's fields by their dotted names, with the defaults that its spec omits."""
     row = {"key": record.key, "epochs": record.spec.get("recipe", {}).get("epochs")}
     for part in (record.provenance, record.metrics, OMITTED_DEFAULTS | record.spec):
         row.update(_flat(part))
@@ -111,12 +111,12 @@ def _value(text: str) -> Any:
 
 
 def differences(a: Store, b: Store) -> tuple[list[Record], list[Record], pd.DataFrame]:
-    """What tells two stores apart, whatever the order of their records; provenance is passed over.
+    """Compare two stores, ignoring record order and provenance.
 
     Returns:
-        The records whose specs are only in ``a``; those only in ``b``; and of the specs in both one row a metric that
+        The records whose specs are only in ``a``; those only in ``b``; and, for specs in both, one row per metric that
         differs: metric, runs (in how many), and largest, the largest difference relative to the larger of the two, inf
-        where values are missing, of different lengths, or no numbers. The values in a list are one metric.
+        where values are missing, of different lengths, or not numbers. The values in a list are one metric.
     """
     only_a, found = [], []
     for record in _once(a):
@@ -144,7 +144,7 @@ def _once(store: Store) -> Iterator[Record]:
 
 
 def _gaps(x: Any, y: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """The relative difference of each pair of values."""
+    """Name and relative difference of each pair of values."""
     if isinstance(x, dict) and isinstance(y, dict):
         for key in x | y:
             yield from _gaps(x.get(key), y.get(key), f"{name}.{key}" if name else key)
