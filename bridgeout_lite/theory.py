@@ -14,10 +14,12 @@ arXiv:1904.08050, and Bridgeout, arXiv:1804.08042.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import check_choice, check_exponent, check_positive, check_probability, check_whole
@@ -264,10 +266,11 @@ def _root(size: float, penalty: float, q: float, low: float) -> float:
 
 
 def bridge_path(
-    x: np.ndarray, y: np.ndarray, penalties: np.ndarray, q: float, *, sweeps: int = 500, tolerance: float = 1e-9
-) -> np.ndarray:
-    r"""Bridge regression: the minimiser of :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q`
-    for each lambda, which is what Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
+    x: NDArray[Any], y: NDArray[Any], penalties: NDArray[Any], q: float, *, sweeps: int = 500, tolerance: float = 1e-9
+) -> NDArray[Any]:
+    r"""Bridge regression: the minimiser of
+    :math:`\tfrac12\lVert y-Xw\rVert^2 + \lambda\sum_j\lVert X_j\rVert^2|w_j|^q` for each lambda, which is what
+    Bridgeout does to linear regression when :math:`\lambda = \tfrac12\,p/(1-p)`.
 
     Cyclic coordinate descent with :func:`bridge_prox`; each lambda starts from the solution of the next smaller one.
     For q < 1 the problem is not convex, and the result is the local minimum that continues least squares.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import traitlets
 from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
 
 from ..data import DataError, Images, load_images
 from ..figures import BLUE, GREY, RED, panels
@@ -71,7 +72,7 @@ def _grid(records: Iterable[Record]) -> dict[_Key, Record]:
     return dict(sorted(runs.items()))
 
 
-def _levels(record: Record, layers: Iterable[str]) -> list[np.ndarray] | None:
+def _levels(record: Record, layers: Iterable[str]) -> list[NDArray[Any]] | None:
     """The recorded feature maps of the first images and channels with levels that double: 0, 1, 2, 3 to 4, 5 to 8, 9 to
     15 become 0 to 5. None if there are none."""
     if not record.metrics.get("maps"):
@@ -102,9 +103,9 @@ def pack(runs: Mapping[_Key, Record], images: Images | None = None) -> tuple[dic
         ValueError: a run lacks a measurement or has one that is not finite, or its layers are not those of the others.
     """
     layers = list(next(iter(runs.values())).metrics.get("layers") or ())
-    numbers: list[np.ndarray] = []
-    shares: list[np.ndarray] = []
-    maps: list[list[np.ndarray]] = []
+    numbers: list[NDArray[Any]] = []
+    shares: list[NDArray[Any]] = []
+    maps: list[list[NDArray[Any]]] = []
     entries: list[list[float]] = []
     for key, record in runs.items():
         metrics = record.metrics

@@ -177,14 +177,16 @@ class Arena(Figure):
             network=self._points["network"].map(networks.index),
             treatment=self._points["treatment"].map(treatments.index),
         )[columns]
-        rows = rows.astype(object).where(rows.notna(), None)
+        points = [
+            [None if pd.isna(value) else value for value in row] for row in rows.astype(object).to_numpy().tolist()
+        ]
         super().__init__(
             **values,
             controls=controls,
             chosen=[key for key in CHOSEN if key in labels] if chosen is None else list(chosen),
             networks=[[key, NETWORKS.get(key, key)] for key in networks],
             methods=[[key, str(label)] for key, label in labels.items()],
-            points=finite(rows.to_numpy().tolist(), "points"),
+            points=finite(points, "points"),
             failures=[[networks.index(network), methods.index(key), reason] for network, key, reason in failed],
         )
 

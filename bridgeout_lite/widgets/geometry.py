@@ -1,11 +1,12 @@
 """Bridge geometry: two weights, the ball that bounds them, and the loss that pulls them out of it."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import traitlets
 from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from ..figures import BLUE, GREY, ORANGE, RED, panels
@@ -52,7 +53,7 @@ def constrained(q: float, r: float, rho: float, a1: float, a2: float) -> Solutio
     def slopes(w1: float, w2: float) -> tuple[float, float]:
         return w1 - a1 + rho * (w2 - a2), w2 - a2 + rho * (w1 - a1)
 
-    def loss(w1: np.ndarray, w2: np.ndarray) -> np.ndarray:
+    def loss(w1: NDArray[Any], w2: NDArray[Any]) -> NDArray[Any]:
         return ((w1 - a1) ** 2 + (w2 - a2) ** 2) / 2 + rho * (w1 - a1) * (w2 - a2)
 
     def preferred(w1: float, w2: float) -> tuple[float, ...]:

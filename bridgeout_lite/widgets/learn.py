@@ -198,9 +198,11 @@ def noisy_gradient(x: Array, y: Array, w: Array, keep: NDArray[np.bool_], method
     xi = np.where(keep, p / (1 - p), -1.0)
     if method == METHODS[1]:
         noisy = x + np.sign(x) * np.abs(x) ** (q / 2) * xi
-        return noisy.T @ (noisy @ w - y) / len(x)
+        slope: Array = noisy.T @ (noisy @ w - y) / len(x)
+        return slope
     size = np.abs(w)
-    data = x.T @ (x @ (w + size ** (q / 2) * xi) - y) / len(x)
+    slope = x.T @ (x @ (w + size ** (q / 2) * xi) - y) / len(x)
     if q < 2:
         size = np.maximum(size, SLOPE_FLOOR)
-    return data * (1 + q / 2 * size ** (q / 2 - 1) * np.sign(w) * xi)
+    slope *= 1 + q / 2 * size ** (q / 2 - 1) * np.sign(w) * xi
+    return slope

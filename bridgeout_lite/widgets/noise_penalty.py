@@ -1,9 +1,12 @@
 """Noise and penalty: one activation, its two-point law, and the penalty that the noise puts on the whole axis."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import traitlets
 from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
 
 from ..checks import check_choice, check_exponent, check_probability
 from ..figures import BLUE, GREY, RED, panels
@@ -68,7 +71,7 @@ class NoisePenalty(Figure):
             raise ValueError(f"q must be at most 4 in this figure (the slider ends there), got {value!r}")
         return float(value)
 
-    def law(self) -> tuple[np.ndarray, np.ndarray]:
+    def law(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The two values of the noisy activation, dropped and kept, and their probabilities."""
         reach = abs(self.x) ** (self.q / 2) * (np.sign(self.x) if self.form == "odd" else float(self.x != 0))
         return self.x + reach * np.array([-1.0, self.p / (1 - self.p)]), np.array([self.p, 1 - self.p])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import traitlets
 from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
 
 from ..figures import BLUE, GREEN, GREY, ORANGE, RED, panels
 from ..runs.records import Record
@@ -233,9 +234,9 @@ def pack(study: _Study) -> dict[str, Any]:
     }
 
 
-def _norms(runs: list[Record], layer: str) -> np.ndarray:
+def _norms(runs: list[Record], layer: str) -> NDArray[Any]:
     """Sorted norms of a layer's filters, mean over runs."""
-    norms: np.ndarray = np.mean([run.metrics["pruning"]["filters"][layer] for run in runs], axis=0)
+    norms: NDArray[Any] = np.mean([run.metrics["pruning"]["filters"][layer] for run in runs], axis=0)
     return norms
 
 

@@ -195,7 +195,7 @@ def tuned_weights(records: Iterable[Record]) -> dict[tuple[str, int], tuple[floa
     """The weights l_in and l_out of least validation error for each (dataset, unlabelled) in the search."""
     found = _best(records, searched_structured(), lambda s: (s["dataset"], s["unlabelled"], s["l_in"] > 0))
     keys = dict.fromkeys(key[:2] for key in found)
-    return {key: (found[(*key, True)]["l_in"], found[(*key, False)]["l_out"]) for key in keys}
+    return {key: (found[key + (True,)]["l_in"], found[key + (False,)]["l_out"]) for key in keys}
 
 
 def tuned_p(records: Iterable[Record]) -> dict[float, float]:
