@@ -73,10 +73,13 @@ class InPageFigure(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        widgets = importlib.import_module("bridgeout_lite.widgets")
+        try:
+            widgets = importlib.import_module("bridgeout_lite.widgets")
+            figure = getattr(widgets, self.arguments[0])()
+        except Exception as error:
+            raise self.error(f"no figure {self.arguments[0]}: {error}") from error
         for file in Path(str(widgets.__file__)).parent.iterdir():
             self.env.note_dependency(str(file))
-        figure = getattr(widgets, self.arguments[0])()
         model = embed_data(views=[figure], drop_defaults=False)["manager_state"]["state"][figure.model_id]
         del model["state"]["layout"]  # the one thing in it that is another each time
         name = f"figure-{self.env.new_serialno('in-page-figure'):02}"

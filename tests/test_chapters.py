@@ -4,6 +4,7 @@ one where something is executed or built.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -198,7 +199,7 @@ class Toy:
     def call(self, script: str, *words: str, **environment: str) -> tuple[int, str]:
         """The exit status of one of the book's scripts, and what it said."""
         process = self.start(script, *words, **environment)
-        said = process.communicate(timeout=300)[0]
+        said = process.communicate(timeout=1800)[0]
         return process.returncode, said
 
     def stale(self) -> dict[str, str]:
@@ -209,7 +210,9 @@ class Toy:
         return {path.name: path.read_bytes() for path in chapters.chapters(self.root)}
 
     def page(self, name: str) -> str:
-        return (self.root / "_build" / "html" / "notebooks" / f"{name}.html").read_text()
+        """What a built page says."""
+        html = (self.root / "_build" / "html" / "notebooks" / f"{name}.html").read_text()
+        return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +286,8 @@ def test_a_chapter_that_fails_keeps_its_outputs_and_costs_no_other_page(toy):
     assert last[2].endswith("failed: code cell 1: ZeroDivisionError: division by zero")
     assert len(last) == 4 and "index.html" in last[3]
     failed = toy.page("01_one")
-    assert (
-        "noise 1" in failed
-        and "from the last successful run, on 20" in failed
-        and "could not be executed" in failed
-        and "mostly 'bookkeeping'" in failed
-    )
+    assert "noise 1" in failed and "from the last successful run, on 20" in failed
+    assert "could not be executed ( code cell 1: AssertionError: mostly 'bookkeeping' )" in failed
     assert "found 10" in toy.page("02_two") and "successful run" not in toy.page("02_two")
     assert "last successful run" in toy.page("03_new")
     assert "AssertionError" in (toy.root / "_build" / "failed" / "01_one.ipynb").read_text()
@@ -328,7 +327,7 @@ def test_an_interrupt_ends_the_kernels(toy):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == 1 and said.splitlines()[-1].startswith("interrupted: ")
     with pytest.raises(ProcessLookupError):
         os.kill(int(told.read_text()), 0)

@@ -15,7 +15,7 @@ import pytest
 from browser import visit
 from gallery import GALLERY
 
-pytestmark = pytest.mark.pages
+pytestmark = [pytest.mark.pages, pytest.mark.xdist_group("lab")]  # one server for both
 
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
