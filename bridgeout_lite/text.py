@@ -95,7 +95,9 @@ def load_text(
         a, b = int(len(texts[0]) * 0.90), int(len(texts[0]) * 0.95)
         texts = [texts[0][:a], texts[0][a:b], texts[0][b:]]
     checksum = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    return Corpus(chosen, *texts, checksum, embedded=chosen == "python-manual" and not isinstance(name, Path))
+    train, valid, test = texts
+    embedded = chosen == "python-manual" and not isinstance(name, Path)
+    return Corpus(chosen, train, valid, test, checksum, embedded)
 
 
 def _read_bytes(path: Path) -> bytes:
