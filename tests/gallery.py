@@ -236,7 +236,7 @@ GALLERY = {
         ),
     ),
     "Arena": Shown(
-        'widgets.Arena(bl.arena.standings(bl.notebook.results("arena")))',
+        'widgets.Arena(bl.studies.arena.standings(bl.notebook.results("arena")))',
         [("budget", "ArrowLeft", 1), ("Colour the front", "Enter", 1)],
         {"treatment": "removed, recalibrated"},
         stops=(("network", "treatment", "budget"),),
@@ -246,7 +246,7 @@ GALLERY = {
             ("budget", 12.34, r"budget must be one of [\d., ]+; got 12.34"),
             ("chosen", ["magic"], "chosen must be of l1-norm, none, .*, each once; got 'magic'"),
             ("chosen", ["none", "", "none"], "each once; got 'none'"),
-            ("chosen", [*bl.arena.LABELS][:9], "at most 8 methods can be told apart by colour; 9 are chosen"),
+            ("chosen", [*bl.studies.arena.LABELS][:9], "at most 8 methods can be told apart by colour; 9 are chosen"),
         ),
         spoil=(
             (lambda s: s.update(network="vgg16"), "there is no network vgg16 among the recorded ones"),

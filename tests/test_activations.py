@@ -19,7 +19,6 @@ from browser import in_fresh_python, still_page, visit
 
 import bridgeout_lite as bl
 from bridgeout_lite import DataError, Experiment, Recipe, Record
-from bridgeout_lite.studies import images as experiments
 from bridgeout_lite.studies.measures import HISTOGRAM_EDGES
 from bridgeout_lite.widgets import activations
 from bridgeout_lite.widgets.activations import MAPS, MEASURES, ActivationExplorer, pack
@@ -383,7 +382,9 @@ def test_on_epoch_hears_every_epoch_and_changes_no_bit(few):
     silent = bl.run(two, few, device="cpu", progress=False)
     assert heard.metrics == silent.metrics
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert experiments.rounded([row["valid_accuracy"] for row in rows]) == heard.metrics["history"]["valid_accuracy"]
+    assert (
+        bl.runs.records.rounded([row["valid_accuracy"] for row in rows]) == heard.metrics["history"]["valid_accuracy"]
+    )
 
 
 # --- in the page ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from refusals import refused
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite.models import MODELS, Whitening
+from bridgeout_lite.models import MODELS, Shortcut, Whitening
 
 
 def by_layers(model, image):
@@ -19,8 +19,7 @@ def by_layers(model, image):
 
     def note(module, inputs, out):
         outputs[module] = out
-        weight = module.filters if isinstance(module, Whitening) else module.weight
-        by_formula.append(out.numel() * weight[0].numel())
+        by_formula.append(out.numel() * module.weight[0].numel())
 
     for module in model.eval().modules():
         if isinstance(module, nn.Conv2d | nn.Linear | Whitening):
@@ -32,7 +31,7 @@ def by_layers(model, image):
     _, parameters, layers, _ = torch_pruning.utils.count_ops_and_params(model, image, layer_wise=True)
     by_pruner = 0
     for (module, out), formula in zip(outputs.items(), by_formula, strict=True):
-        if isinstance(module, Whitening):  # a convolution that is called as a function
+        if isinstance(module, Whitening | Shortcut):  # convolutions of their own kind: it goes by the exact type
             by_pruner += formula
         else:  # Torch-Pruning counts the addition of a bias as well
             by_pruner += layers[module] - (0 if module.bias is None else out.numel())

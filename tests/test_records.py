@@ -447,12 +447,12 @@ def test_summarise_keeps_groups_without_a_value():
 
 def test_the_commit_is_ours_or_unknown(tmp_path):
     """A copy inside somebody else's repository must not report that repository's commit."""
-    package = Path(records.__file__).parent
+    package = Path(records.__file__).parents[1]
     shutil.copytree(package, tmp_path / "site" / "bridgeout_lite", ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    code = "import bridgeout_lite.runs.records as r; print(r.__file__, r._commit())"
+    code = "import bridgeout_lite.runs.provenance as r; print(r.__file__, r._commit())"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
