@@ -2,11 +2,11 @@
 
 import math
 
+import gallery
 import numpy as np
 import pandas as pd
 import pytest
-import traitlets
-from browser import in_fresh_python, module, still_page, told, visit, weight
+from browser import module, still_page, visit, weight
 from scipy import stats
 
 import bridgeout_lite as bl
@@ -169,32 +169,11 @@ def test_the_picture_is_drawn(figure, alone):
     assert figure.picture() is not None
 
 
-def test_the_figure_is_small():
-    many = made_up(seeds=5, amounts=(0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
-    assert weight(Arena(made_up())) < 90_000 and weight(Arena(many)) < 150_000
+def test_five_seeds_at_eight_points_weigh_less_than_150_kb():
+    assert weight(Arena(made_up(seeds=5, amounts=(0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)))) < 150_000
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("network", "vgg16", "network must be one of vgg11, resnet14; got 'vgg16'"),
-        ("treatment", "zeroed", "treatment must be one of removed, recalibrated, fine-tuned; got 'zeroed'"),
-        ("budget", 12.34, r"budget must be one of [\d., ]+; got 12.34"),
-        ("chosen", ["magic"], "chosen must be of none, dropout, .*, each once; got 'magic'"),
-        ("chosen", ["none", "", "none"], "each once; got 'none'"),
-        ("chosen", [*METHODS[:9]], "at most 8 methods can be told apart by colour; 9 are chosen"),
-    ],
-)
-def test_a_control_takes_what_is_there(figure, name, value, message):
-    before = getattr(figure, name)
-    with pytest.raises((ValueError, traitlets.TraitError), match=message) as error:
-        setattr(figure, name, value)
-    assert getattr(figure, name) == before and "\n" not in str(error.value)
-    with pytest.raises((ValueError, traitlets.TraitError), match=message):
-        Arena(FRAME, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -225,34 +204,6 @@ def test_a_frame_that_cannot_be_shown_is_refused(frame, failures, message):
     assert "\n" not in str(error.value)
 
 
-# --- without anywidget ------------------------------------------------------------------------------------------------
-
-
-PLAIN = """
-import json
-import ipywidgets
-from test_arena_explorer import FRAME, Arena
-
-figure = Arena(FRAME)
-rows = {child.description: child for child in figure.children if getattr(child, "description", "")}
-view = next(child for child in figure.children if isinstance(child, ipywidgets.Image))
-pictures = {view.value}
-for label, value in (("network", "resnet14"), ("treatment", "removed, recalibrated")):
-    rows[label].value = value
-    pictures.add(view.value)
-rows["budget: multiply-adds kept (%)"].value = figure.controls["budget"]["values"][0]
-pictures.add(view.value)
-figure.alone = True
-pictures.add(view.value)
-state = [figure.network, figure.treatment, figure.budget == figure.controls["budget"]["values"][0], len(pictures)]
-print(json.dumps([isinstance(figure, ipywidgets.VBox), "_esm" in figure.get_state(), *state]))
-"""
-
-
-def test_the_plain_view_has_the_same_controls():
-    assert in_fresh_python(PLAIN, BRIDGEOUT_WIDGETS="plain") == [True, True, "resnet14", TREATMENTS[0], True, 5]
-
-
 # --- in the page ------------------------------------------------------------------------------------------------------
 
 
@@ -276,9 +227,9 @@ def test_the_page_finds_the_front_and_the_order_that_python_finds(browser, figur
     page.context.close()
 
 
-SHOWN = """() => {
+ROWS = """() => {
     const value = (node) => (node ? (node.dataset.value === "null" ? NaN : +node.dataset.value) : null);
-    const rows = [...document.querySelectorAll(".sbn-ranks tbody tr")].map((row) => {
+    return [...document.querySelectorAll(".sbn-ranks tbody tr")].map((row) => {
         const find = (selector) => row.querySelector(selector), check = find("input");
         return {
             name: find(".sbn-name").textContent,
@@ -288,39 +239,26 @@ SHOWN = """() => {
             ticked: check.checked && check.name.slice(5),
         };
     });
-    const on = (name) => document.querySelector(`[name=${name}]:checked`).value;
-    const budget = +document.querySelector("[name=budget]").getAttribute("aria-valuetext");
-    const numbers = [...document.querySelectorAll(".sbn data")].map((d) => [d.dataset.name, +d.value]);
-    return {
-        controls: { network: on("network"), treatment: on("treatment"), budget },
-        numbers: Object.fromEntries(numbers),
-        rows,
-    };
 }"""
 
 
 def agree(page, figure):
     """The page's controls, numbers and table are those of Python."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    shown = page.evaluate(SHOWN)
-    assert shown["controls"] == {name: getattr(figure, name) for name in figure.controls}
-    expected = figure.numbers()
-    for name, value in shown["numbers"].items():
-        assert value == pytest.approx(expected.pop(name, math.nan), rel=1e-6, nan_ok=True), name
-    assert not expected
+    gallery.agree(page, figure)
+    rows = page.evaluate(ROWS)
     ranking = figure.ranking()
-    assert len(shown["rows"]) == len(figure.methods)
+    assert len(rows) == len(figure.methods)
     front = figure.front()
     points = set(zip(front["method"], front["amount"], strict=True))
     for k, row in enumerate(ranking.to_dict("records")):
-        seen = shown["rows"][k]
+        seen = rows[k]
         numbers = [row[column] for column in ("accuracy", "macs", "parameters", "latency")]
         assert (seen["name"], seen["rank"]) == (row["label"], str(k + 1))
         assert seen["cells"] == pytest.approx(numbers, nan_ok=True)
         assert seen["ringed"] == ((row["method"], row["amount"]) in points)
-    for seen in shown["rows"][len(ranking) :]:
+    for seen in rows[len(ranking) :]:
         assert (seen["rank"], seen["cells"], seen["ringed"]) == ("–", [None] * 4, False)
-    assert {seen["ticked"] for seen in shown["rows"]} - {False} == {key for key in figure.chosen if key}
+    assert {seen["ticked"] for seen in rows} - {False} == {key for key in figure.chosen if key}
 
 
 @pytest.mark.pages
@@ -492,30 +430,6 @@ def test_the_table_fits_its_column(browser, tmp_path, figure, width):
         inside, room = page.evaluate(sizes, place)
         assert inside <= room, place
     page.context.close()
-
-
-@pytest.mark.pages
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda s: s.update(budget=None), "budget is not a positive number"),
-        (lambda s: s.update(budget=float("nan")), "its data is damaged"),
-        (lambda s: s.update(network="vgg16"), "there is no network vgg16 among the recorded ones"),
-        (lambda s: s.update(treatment="zeroed"), "there is no treatment zeroed among the recorded ones"),
-        (lambda s: s.update(chosen=["magic"]), "there is no method magic"),
-        (lambda s: s.update(chosen=[""] * 9), "chosen is not a list of at most eight methods"),
-        (lambda s: s.update(points=[]), "it holds no recorded run"),
-        (lambda s: s.pop("networks"), "it holds no recorded run"),
-        (lambda s: s["points"][5].pop(), "its data do not fit together"),
-        (lambda s: s["points"][5].__setitem__(1, 99), "its data do not fit together"),
-        (lambda s: s["points"][5].__setitem__(5, None), "a recorded number is missing"),
-        (lambda s: s["points"][5].__setitem__(6, None), "a recorded number is missing"),
-        (lambda s: s.pop("controls"), "cannot be drawn"),
-    ],
-)
-def test_spoilt_state_is_told_in_the_figures_place(browser, tmp_path, figure, spoil, message):
-    text = told(browser, figure, tmp_path, spoil)
-    assert message in text and "cannot be drawn" in text
 
 
 def test_recorded_rows_are_complete():

@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-import traitlets
-from browser import in_fresh_python, module, told, weight
+from browser import module
 from scipy import stats
 
 from bridgeout_lite import Experiment, Recipe, Record
@@ -163,29 +162,7 @@ def test_the_picture_is_drawn(figure):
     assert all(len(ax.containers) == count for ax, count in zip(axes, (1, 1, 2, 2), strict=True))
 
 
-def test_the_figure_is_small(figure):
-    assert weight(figure) < 60_000
-
-
 # --- what is refused --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("q", 1.75, r"q must be one of 1.0, 1.25, 1.5, 2.0, 2.5, 3.0; got 1.75"),
-        ("p", "0.9", r"p must be one of by validation, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6; got '0.9'"),
-        ("layer", "relu9", "layer must be one of relu1, relu5; got 'relu9'"),
-        ("place", "GRU: hidden.0", "place must be one of LSTM: embedded, LSTM: hidden.0"),
-    ],
-)
-def test_a_control_takes_what_is_recorded(figure, name, value, message):
-    before = getattr(figure, name)
-    with pytest.raises((ValueError, traitlets.TraitError), match=message) as error:
-        setattr(figure, name, value)
-    assert getattr(figure, name) == before and "\n" not in str(error.value)
-    with pytest.raises((ValueError, traitlets.TraitError), match=message):
-        Headline(PICTURES, TEXTS, **{name: value})
 
 
 def spoilt(record, *path, value=None):
@@ -231,77 +208,7 @@ def test_records_that_cannot_be_shown_are_refused(images, language, message):
     assert "\n" not in str(error.value)
 
 
-# --- without anywidget ------------------------------------------------------------------------------------------------
-
-
-PLAIN = """
-import json
-import ipywidgets
-from test_headline import PICTURES, TEXTS, Headline
-
-figure = Headline(PICTURES, TEXTS)
-rows = {child.description: child for child in figure.children if getattr(child, "description", "")}
-view = next(child for child in figure.children if isinstance(child, ipywidgets.Image))
-pictures = {view.value}
-for label, value in (("exponent q", 3.0), ("drop probability p", "0.2"), ("language model: layer", "LSTM: hidden.0")):
-    rows[label].value = value
-    pictures.add(view.value)
-state = [figure.q, figure.p, figure.place, len(pictures)]
-print(json.dumps([isinstance(figure, ipywidgets.VBox), "_esm" in figure.get_state(), *state]))
-"""
-
-
-def test_the_plain_view_has_the_same_controls():
-    assert in_fresh_python(PLAIN, BRIDGEOUT_WIDGETS="plain") == [True, True, 3.0, "0.2", "LSTM: hidden.0", 4]
-
-
 # --- in the page ------------------------------------------------------------------------------------------------------
-
-
-SHOWN = """() => {
-    const menus = Object.fromEntries([...document.querySelectorAll(".sbn select")].map((s) => [s.name, s.value]));
-    const slider = document.querySelector(".sbn input[name=q]");
-    const numbers = [...document.querySelectorAll(".sbn data")].map((d) => [d.dataset.name, +d.value]);
-    return [{ ...menus, q: +slider.getAttribute("aria-valuetext") }, Object.fromEntries(numbers)];
-}"""
-
-
-def agree(page, figure):
-    """The page's controls and numbers are those of Python."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    controls, numbers = page.evaluate(SHOWN)
-    assert controls == {name: getattr(figure, name) for name in figure.controls}
-    expected = figure.numbers()
-    assert numbers.keys() == expected.keys()
-    assert all(v == pytest.approx(expected[k], rel=1e-6, nan_ok=True) for k, v in numbers.items()), (numbers, expected)
-
-
-@pytest.mark.pages
-def test_the_page_computes_what_python_computes(opened, figure):
-    """Every q at every p; every layer."""
-    page = opened(figure)
-    for p in figure.controls["p"]["options"]:
-        page.select_option("select[name=p]", p)
-        page.locator("input[name=q]").press("Home")
-        figure.p = p
-        for place, q in enumerate(EXPONENTS):
-            if place:
-                page.keyboard.press("ArrowRight")
-            figure.q = q
-            agree(page, figure)
-    page.select_option("select[name=p]", CHOSEN)
-    figure.p = CHOSEN
-    for name in ("layer", "place"):
-        for value in figure.controls[name]["options"]:
-            page.select_option(f"select[name={name}]", value)
-            setattr(figure, name, value)
-            agree(page, figure)
-    for name, values in figure.presets.items():
-        page.get_by_role("button", name=name, exact=True).click()
-        figure.place = values["place"]
-        agree(page, figure)
-    page.get_by_role("button", name="Reset").click()
-    agree(page, Headline(PICTURES, TEXTS))
 
 
 @pytest.mark.pages
@@ -362,26 +269,3 @@ def test_what_is_not_recorded_is_said(opened, figure):
     page.locator("input[name=q]").press("Home")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.querySelector('.sbn-note').textContent.includes('q = 1.25')")
-
-
-@pytest.mark.pages
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda s: s.update(q=None), "q is not a number"),
-        (lambda s: s.update(q=float("nan")), "its data is damaged"),
-        (lambda s: s.update(p="much"), "p is much, not a number"),
-        (lambda s: s.update(place="GRU: hidden"), "there is no language model GRU"),
-        (lambda s: s.update(place="LSTM: hidden.7"), "there is no layer hidden.7 in LSTM"),
-        (lambda s: s.update(layer="relu9"), "there is no layer relu9 in smallcnn"),
-        (lambda s: s.update(tasks={}), "it holds no recorded run of both tasks"),
-        (lambda s: s["tasks"].pop("LSTM") and s["tasks"].pop("transformer"), "no recorded run of both tasks"),
-        (lambda s: s["tasks"]["LSTM"]["runs"].clear(), "no recorded run of both tasks"),
-        (lambda s: s["tasks"]["LSTM"]["runs"][3].pop(), "its data do not fit together"),
-        (lambda s: s["tasks"]["LSTM"]["runs"][3].__setitem__(4, None), "a recorded number is missing"),
-        (lambda s: s.pop("controls"), "cannot be drawn"),
-    ],
-)
-def test_spoilt_state_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    text = told(browser, Headline(PICTURES, TEXTS), tmp_path, spoil)
-    assert message in text and "cannot be drawn" in text

@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-import traitlets
 from browser import in_fresh_python, told, weight
+from gallery import agree
 
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Record
@@ -164,8 +164,7 @@ def test_the_chosen_settings_are_those_of_the_protocol(figure):
     assert rule("removed, fine-tuned") == "removed, recalibrated" and rule("zeroed as released") == "zeroed"
 
 
-def test_the_figure_is_small():
-    assert weight(PruningExplorer(WHOLE)) < 80_000
+def test_five_studies_weigh_less_than_150_kb():
     five = [*WHOLE, *SECOND, *comparison(dataset="cifar100"), *comparison(epochs=30), *comparison(width=0.5)]
     assert weight(PruningExplorer(five)) < 150_000
 
@@ -325,31 +324,6 @@ def test_studies_are_told_apart_by_what_differs():
     assert unpack(twice)[FIRST_NAME]["settings"][0]["seeds"] == [0]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        (
-            "p",
-            0.05,
-            r"p must be one of 0.01, 0.03, 0.1, 0.3 \(CIFAR-10, vgg11 × 0.25, Batch Bridgeout\); got 0.05",
-        ),
-        ("q", 3.0, "q must be one of 1.0, 1.5, 2.0"),
-        ("method", "magic", "method must be one of no noise, dropout, Batch Bridgeout; got 'magic'"),
-        ("target", "50 % of weights", "target must be one of everything, 75 % of kernels"),
-        ("treatment", "weights: zeroed", "treatment must be one of zeroed, zeroed, recalibrated, removed"),
-        ("amount", 0.35, "amount must be one of 0.0, 0.1, 0.2"),
-        ("layer", 9, r"layer must be one of 1, 2, 3, 4, 5, 6, 7, 8 \(CIFAR-10"),
-        ("study", "ImageNet", "study must be one of CIFAR-10, vgg11 × 0.25, CIFAR-100, resnet34c"),
-        ("beside", "luck", "beside must be one of other methods, other treatments"),
-    ],
-)
-def test_a_control_takes_what_is_recorded(figure, name, value, message):
-    before = getattr(figure, name)
-    with pytest.raises((ValueError, traitlets.TraitError), match=message) as error:
-        setattr(figure, name, value)
-    assert getattr(figure, name) == before and "\n" not in str(error.value)
-
-
 def spoilt(*path, value=None, provenance=False):
     """A record with the entry at the path replaced, or taken out."""
     record = json.loads(json.dumps(dataclasses.asdict(made_up("dropout", 0.1, 2.0, seed=1))))
@@ -422,82 +396,20 @@ def test_the_plain_view_keeps_to_recorded_settings():
 # --- in the page ------------------------------------------------------------------------------------------------------
 
 
-SHOWN = """() => {
-    const menus = Object.fromEntries([...document.querySelectorAll(".sbn select")].map((s) => [s.name, s.value]));
-    const sliders = [...document.querySelectorAll(".sbn input[type=range]")];
-    const values = Object.fromEntries(sliders.map((s) => [s.name, +s.getAttribute("aria-valuetext")]));
-    const numbers = [...document.querySelectorAll(".sbn data")].map((d) => [d.dataset.name, +d.value]);
-    return [{ ...menus, ...values }, Object.fromEntries(numbers)];
-}"""
-
-
-def agree(page, figure):
-    """The page's controls and numbers are those of Python."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    controls, numbers = page.evaluate(SHOWN)
-    assert controls == {name: getattr(figure, name) for name in figure.controls}
-    expected = figure.numbers()
-    assert numbers.keys() == expected.keys()
-    assert all(v == pytest.approx(expected[k], rel=1e-6, nan_ok=True) for k, v in numbers.items()), (numbers, expected)
-
-
-def do(page, figure, name, action):
-    """A reader's move: a key on a slider, or a menu's entry; the same in Python."""
-    control = page.locator(f".sbn [name={name}]")
-    if action in ("ArrowLeft", "ArrowRight", "Home", "End"):
-        stops = figure.controls[name]["values"]
-        place = stops.index(getattr(figure, name)) + {"ArrowLeft": -1, "ArrowRight": 1}.get(action, 0)
-        place = {"Home": 0, "End": len(stops) - 1}.get(action, max(0, min(len(stops) - 1, place)))
-        control.focus()
-        page.keyboard.press(action)
-        setattr(figure, name, stops[place])
-    else:
-        control.select_option(action)
-        setattr(figure, name, action)
-    agree(page, figure)
-
-
 @pytest.mark.pages
-def test_the_page_follows_as_python_does(opened, figure):
+def test_a_network_of_fewer_layers_keeps_to_its_own(opened, figure):
     page = opened(figure)
-    agree(page, figure)
-    for name, action in [
-        ("q", "Home"),
-        ("q", "ArrowRight"),
-        ("p", "End"),
-        ("p", "ArrowLeft"),
-        ("q", "ArrowLeft"),
-        ("p", "ArrowRight"),
-        ("target", "75 % of kernels"),
-        ("q", "ArrowRight"),
-        ("q", "ArrowLeft"),
-        ("amount", "ArrowRight"),
-        ("treatment", "removed"),
-        ("amount", "End"),
-        ("layer", "End"),
-        ("method", "dropout"),
-        ("p", "ArrowLeft"),
-        ("treatment", "removed, recalibrated"),
-        ("study", SECOND_NAME),
-        ("layer", "End"),
-        ("method", "no noise"),
-        ("amount", "Home"),
-        ("method", "Batch Bridgeout"),
-        ("beside", "other treatments"),
-        ("p", "Home"),
-        ("study", FIRST_NAME),
-        ("treatment", "zeroed as released"),
-        ("amount", "End"),  # not recorded
-    ]:
-        do(page, figure, name, action)
-    for name, values in figure.presets.items():
-        page.get_by_role("button", name=name, exact=True).click()
-        for key, value in values.items():
-            setattr(figure, key, value)
+    for study, layer in ((SECOND_NAME, len(RESNET)), (FIRST_NAME, len(VGG))):
+        page.select_option("select[name=study]", study)
+        figure.study = study
         agree(page, figure)
-    page.get_by_role("button", name="Reset").click()
-    agree(page, PruningExplorer([*WHOLE, *SECOND]))
-    page.wait_for_function("document.querySelector('.sbn-live').textContent.includes('multiply-adds 100 %')")
+        page.locator("input[name=layer]").press("End")
+        figure.layer = layer
+        agree(page, figure)
+    page.select_option("select[name=study]", SECOND_NAME)
+    page.locator("input[name=layer]").press("End")
+    page.select_option("select[name=study]", FIRST_NAME)
+    agree(page, figure)
 
 
 @pytest.mark.pages
@@ -638,24 +550,6 @@ def test_what_is_not_recorded_is_said(opened, figure):
     ]
     page.select_option("select[name=method]", "Batch Bridgeout")
     assert page.locator("input[name=p]").is_enabled()
-
-
-@pytest.mark.pages
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda s: s.update(study="ImageNet"), "there is no study ImageNet"),
-        (lambda s: s.update(p=None), "p is not a number"),
-        (lambda s: s.update(p=float("nan")), "its data is damaged"),
-        (lambda s: s.update(p=0.2), "nothing is recorded of Batch Bridgeout with p 0.2"),
-        (lambda s: s.update(layer=9), "there is no layer 9"),
-        (lambda s: s.pop("controls"), "cannot be drawn"),
-        (lambda s: s.update(_esm="delete globalThis.DecompressionStream;" + s["_esm"]), "browser cannot unpack"),
-    ],
-)
-def test_spoilt_state_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    text = told(browser, PruningExplorer(WHOLE), tmp_path, spoil)
-    assert message in text and "cannot be drawn" in text
 
 
 @pytest.mark.pages
