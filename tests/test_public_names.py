@@ -1,6 +1,8 @@
 """The public names of the package are a promise: their signatures change only on purpose."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,32 @@ def test_signature(name):
             assert argument in found
             if equals:
                 assert repr(found[argument].default) == default, argument
+
+
+HEAVY = "pandas scipy sklearn matplotlib joblib requests filelock pooch ipywidgets torchvision"
+
+
+@pytest.mark.parametrize("name", ["Sparseout", "attach_bridgeout", "theory.lq_penalty", "sparsity.hoyer"])
+def test_the_noise_costs_torch_and_numpy(name):
+    """In a fresh Python that refuses everything else that the package may want."""
+    code = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY.split()!r}:
+            raise ModuleNotFoundError(name)
+
+import torch
+sys.meta_path.insert(0, Refuse())
+import bridgeout_lite as bl
+print(bl.{name})
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout
+    assert name.rpartition(".")[2] in shown
+
+
+def test_public_names_are_listed():
+    assert {"Sparseout", "fit", "theory", "studies", "__all__"} <= set(dir(bl))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = bl.nothing
