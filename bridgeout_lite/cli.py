@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-p", type=float, default=0.1, help="drop probability, 0 <= p < 1")
     train.add_argument("-q", type=float, default=2.0, help="exponent of the penalty, q >= 0")
     train.add_argument("--width", type=float, default=1.0)
-    train.add_argument("--train", type=int, help="use only so many training images")
+    train.add_argument("--train", type=int, help="use at most this many training images")
     train.add_argument("--epochs", type=int, default=Recipe.epochs)
     train.add_argument("--lr", type=float, default=Recipe.lr)
     train.add_argument("--seed", type=int, default=0)

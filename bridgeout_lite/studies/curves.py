@@ -130,8 +130,8 @@ def measure_pruning(
 
 
 def measure_latency(model: nn.Module, images: Images, batch: int = 128) -> dict[str, Any]:
-    """Milliseconds (medians of 7) that a batch takes in the network with so many filters removed: amount, latency_ms,
-    and batch. They are taken in turn, so their ratios mean more than they do."""
+    """Milliseconds (medians of 7) that a batch takes in the network with each share of filters removed: amount,
+    latency_ms, and batch. They are measured in turn, so ratios are more reliable than times."""
     x = images.normalize(images.test.x[:batch])
     networks = [remove_filters(model, amount, x[:1]) for amount in AMOUNTS]
     return {"amount": list(AMOUNTS), "latency_ms": latencies(networks, x, rounds=7), "batch": len(x)}
@@ -199,7 +199,7 @@ def at_best(
     frame: pd.DataFrame, curve_name: str, *, chosen_by: str | None = None, amounts: Iterable[float] = CHOSEN_AT
 ) -> pd.DataFrame:
     """The test rows of one curve, each method at the setting that :func:`choose_settings` finds on the curve
-    ``chosen_by`` (None is the curve itself) over ``amounts``."""
+    ``chosen_by`` (defaults to the curve itself) over ``amounts``."""
     best = choose_settings(frame, chosen_by or curve_name, amounts)
     rows = frame[(frame["curve"] == curve_name) & (frame["split"] == "test")]
     return rows[[best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]

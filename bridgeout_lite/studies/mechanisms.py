@@ -4,7 +4,7 @@ All of them act on the last features of a network, those that its linear classif
 the softmax GLM of chapter 2 exactly, so theory tells the penalty; and several draws of the noise cost no more than
 as many classifiers. The network is trained on few images, where without a regulariser it learns them by heart.
 
-* "noise": Sparseout on the features. With ``draws`` > 1 the loss of a step is the mean over so many independent draws
+* "noise": Sparseout on the features. With ``draws`` > 1 the loss of a step is the mean over that many independent draws
   for each image: its expectation, the penalty, stays, and the variance of its gradient, all else that noise does, goes
   down with their number.
 * "penalty": no noise; to the loss is added what theory gives for that p and q, to second order, curvature included.
@@ -172,7 +172,7 @@ class Draws(nn.Module):
 
 def attach_draws(model: nn.Module, p: float, q: float, draws: int = 1) -> nn.Module:
     """Let the classifier read its features through :class:`Draws`, which it then has as the submodule ``draws``. In
-    training mode the model answers each image so many times. Changes ``model`` and returns it."""
+    training mode the model answers each image ``draws`` times. Changes ``model`` and returns it."""
     classifier = model.get_submodule("classifier")
     classifier.add_module("draws", Draws(p, q, draws).train(model.training))
     classifier.__dict__["_draws_hook"] = classifier.register_forward_pre_hook(_through_draws)
@@ -391,7 +391,7 @@ def mechanisms_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def probes_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """What noise on the features adds to the loss along training: one row a run and epoch of each run that has a p:
+    """What noise on the features adds to the loss along training: one row per run and epoch of each run that has a p:
     method, q, draws, p, seed, epoch, measured, error, predicted (nats), hoyer, head_rms."""
     frames = []
     for record in records:

@@ -3,7 +3,7 @@
 The network, the images and the training are those of the study of mechanisms on features; what is acted on are the
 weights of all 3x3 convolutions.
 
-* "noise": Batch Bridgeout. With ``draws`` > 1 each step takes the mean loss over so many independent masks.
+* "noise": Batch Bridgeout. With ``draws`` > 1 each step takes the mean loss over that many independent masks.
 * "penalty": the second-order penalty of that noise, p/(1-p) times half the sum of |w|^q times the curvature of the
   loss in w. The curvature is the diagonal of the Fisher matrix, a running mean estimated from labels drawn from the
   network's own answers, and is held constant in the gradient.

@@ -46,8 +46,8 @@ def _sparser(layers: tuple[str, ...], model: str) -> Judge:
 
 
 def image_rows(records: Iterable[Record]) -> pd.DataFrame:
-    """The small CNN's runs under Sparseout, one row a run: for each q those at its p of best mean validation accuracy.
-    None if a setting has fewer than ``LEAST_SEEDS`` seeds."""
+    """The small CNN's runs under Sparseout, one row per run: for each q those at its p of best mean validation
+    accuracy. Empty if a setting has fewer than ``LEAST_SEEDS`` seeds."""
     records = (r for r in records if "task" not in r.spec)  # not those that were trained to be explained
     rows = runs_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] == "smallcnn")
     if not len(rows) or rows.groupby(["p", "q"])["seed"].nunique().min() < LEAST_SEEDS:

@@ -13,7 +13,7 @@ from . import study as arena
 RECALIBRATED, FINE_TUNED = arena.TREATMENTS
 PRUNED = [amount for amount in arena.AMOUNTS if amount]
 
-# "As accurate as" is: the whole interval lies above minus so many points.
+# "As accurate as" is: the whole interval lies above minus this many points.
 MARGIN = 2.0
 
 
@@ -24,7 +24,7 @@ def gap(rows: pd.DataFrame, a: str, b: str, treatment: str) -> Gap:
 
 
 def _by_network(records: list[Record], measure: Callable[[pd.DataFrame], Gap]) -> dict[str, Gap]:
-    """The networks on which there are seeds enough, with what was measured there."""
+    """Networks with enough seeds, and what was measured on them."""
     frame = arena.arena_frame(records)
     names = [] if frame.empty else [name for name in arena.NETWORKS if name in set(frame["network"])]
     gaps = {name: measure(arena.final(frame, name)) for name in names}

@@ -404,7 +404,7 @@ def final(frame: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def complete(frame: pd.DataFrame, network: str, seeds: int = 3) -> bool:
-    """Whether every contender, at its chosen strength, and every control has so many seeds on a network."""
+    """Whether every contender, at its chosen strength, and every control has at least ``seeds`` seeds on a network."""
     if frame.empty or network not in set(frame["network"]):
         return False
     counts = final(frame, network).groupby("method")["seed"].nunique()

@@ -32,7 +32,7 @@ class Generation:
 
     Attributes:
         generation: 0 for the first network.
-        parameters, macs: its size; multiply-adds an image.
+        parameters, macs: its size; multiply-adds per image.
         valid_accuracy, test_accuracy: in %, with BatchNorm re-estimated after training.
         stale_accuracy: validation accuracy before that, with the statistics that training left, in %.
     """

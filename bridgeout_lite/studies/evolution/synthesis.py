@@ -100,11 +100,11 @@ def synthesize(
     Args:
         parent: any module with convolutions; masks that it carries hold in the offspring too.
         factor: F, the environmental factor, 0 < F <= 1.
-        generator: of the draws, on the CPU; None is torch's global one.
+        generator: source of the draws, on the CPU; defaults to torch's global one.
         granularity: "filter": a smaller network, by :func:`bridgeout_lite.channels.remove_channels`. "weight": a copy
             whose missing weights are masked, as by :func:`bridgeout_lite.pruning.prune`; a convolution keeps one.
-        example_input: a batch as the model takes it; None is one black image of 32x32 with the channels of the first
-            convolution. Only filters ask for it.
+        example_input: a batch as the model takes it; defaults to one black image of 32x32 with the channels of the
+            first convolution. Only filters need it.
         truncation, law: see :func:`cluster_probability`; weights have no truncation.
 
     Raises:
@@ -170,7 +170,7 @@ def cut(
 
 
 def _over_writers(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean over the layers that make the channels of ``of(weight)``, one number a filter: (channels,), float64."""
+    """Mean over the layers that make the channels of ``of(weight)``, one number per filter: (channels,), float64."""
     total = torch.zeros(group.size, dtype=torch.float64)
     members = torch.zeros_like(total)
     for member in group.members:

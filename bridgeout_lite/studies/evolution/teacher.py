@@ -181,8 +181,8 @@ class TeacherExperiment(Experiment):
 
 
 def teachers_frame(records: Iterable[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of the runs of :class:`TeacherExperiment`, one row a run and arm: seed, arm, units, covered, error; and one row a
-    run and rule: seed, rule, needed, other (chance of such a unit to be kept) and their difference, gap."""
+    """Of the runs of :class:`TeacherExperiment`, one row per run and arm: seed, arm, units, covered, error; and one
+    row per run and rule: seed, rule, needed, other (chance of such a unit to be kept) and their difference, gap."""
     arms, selection = [], []
     for record in records:
         if record.spec.get("task") != "teacher" or "arms" not in record.metrics:

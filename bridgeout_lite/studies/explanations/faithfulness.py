@@ -134,7 +134,7 @@ def against_truth(maps: Tensor, split: Any) -> dict[str, float]:
             "these images have no masks, so there is no truth to compare with: use studies.explanations.flowers.flowers"
         )
     if len(mask) != len(maps):
-        raise ValueError(f"one map an image is needed, got {len(maps)} maps for {len(mask)} images")
+        raise ValueError(f"one map per image is needed, got {len(maps)} maps for {len(mask)} images")
     measures = {"energy": energy_inside, "overlap": overlap, "pointing": pointing}
     return {name: float(measure(maps, mask).mean()) for name, measure in measures.items()}
 

@@ -38,7 +38,7 @@ def channel_features(model: nn.Module, x: Tensor, layers: Sequence[str] | None =
     Args:
         model: any module; evaluated in evaluation mode.
         x: images as the model takes them (n, ...).
-        layers: names of modules that put out (n, channels, ...). None is every nonlinearity.
+        layers: names of modules that put out (n, channels, ...). Defaults to every nonlinearity.
 
     Raises:
         ValueError: an unknown layer, one that does not run, no layer, or no image.

@@ -70,11 +70,11 @@ def receptive_field(model: nn.Module, layer: str, side: int = 32) -> ReceptiveFi
 
 
 def average_visualisation(model: nn.Module, images: Images, x: Tensor, place: Place, count: int = 50) -> Tensor:
-    """What a channel responds to: the mean of the patches under its strongest responses, one patch an image.
+    """What a channel responds to: the mean of the patches under its strongest responses, one patch per image.
 
     Args:
         model: a chain of layers, see :func:`receptive_field`. images: for normalisation. x: uint8 pixels (n, 3, h, w).
-        place: layer and channel. count: so many images, those with the strongest responses.
+        place: layer and channel. count: how many images, those with the strongest responses.
 
     Returns:
         (3, size, size) between 0 and 1; nan where all patches lie outside of their images.
@@ -120,7 +120,7 @@ def back_projection(model: nn.Module, x: Tensor, places: Sequence[Place | None],
     """
     check_choice(rule, RULES, "rule")
     if len(places) != len(x):
-        raise ValueError(f"one place an image is needed, got {len(places)} places for {len(x)} images")
+        raise ValueError(f"one place per image is needed, got {len(places)} places for {len(x)} images")
     known = [name for name, _ in model.named_modules()]
     result = torch.zeros(len(x), *x.shape[-2:])
     for layer in dict.fromkeys(place[0] for place in places if place is not None):

@@ -44,7 +44,7 @@ class ExplanationExperiment(Experiment):
     """A network that is trained and then explained, fully described.
 
     Attributes:
-        dataset: one of ``DATASETS``. train, valid, test: so many images of it.
+        dataset: one of ``DATASETS``. train, valid, test: numbers of its images.
         model, width: as for :func:`bridgeout_lite.build_model`.
         method: "none", or "sparseout" behind every nonlinearity. p, q: of the noise.
         mu: of the lasso whose features are tested, one of ``MUS``.

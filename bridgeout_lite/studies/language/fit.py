@@ -34,7 +34,7 @@ class LanguageRecipe:
     Attributes:
         epochs: passes over the training text.
         batch_size: stretches of the text read side by side.
-        length: tokens a window. The LSTM's state is carried from window to window, gradients are not.
+        length: tokens per window. The LSTM's state is carried from window to window, gradients are not.
         optimizer: "adamw" or "sgd" (without momentum).
         lr, weight_decay, schedule, clip, precision: as for :class:`bridgeout_lite.Recipe`; schedule is "onecycle",
             "cosine" or "constant".
@@ -84,12 +84,12 @@ def fit_language(
 
     Args:
         model, tokens: from :func:`build_language_model` and :func:`bridgeout_lite.text.tokenize`.
-        recipe: None is ``LanguageRecipe()``.
+        recipe: defaults to ``LanguageRecipe()``.
         seed: of the windows' starts and the noise (not of the model's initial weights).
         device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
 
     Returns:
-        A :class:`~bridgeout_lite.History` whose ``frame`` has epoch, lr, train_loss and valid_loss (nats a token),
+        A :class:`~bridgeout_lite.History` whose ``frame`` has epoch, lr, train_loss and valid_loss (nats per token),
         train_perplexity and valid_perplexity, seconds and tokens_per_second.
 
     Raises:
@@ -174,13 +174,13 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
 
 
 def perplexity(loss: float) -> float:
-    """exp of a loss in nats a token; infinite beyond the range of floats, where ``math.exp`` raises OverflowError."""
+    """exp of a loss in nats per token; infinite beyond the range of floats, where ``math.exp`` raises OverflowError."""
     return torch.tensor(loss, dtype=torch.float64).exp().item()
 
 
 @torch.inference_mode()
 def evaluate_language(model: LanguageModel, tokens: Tensor, *, length: int = 16, precision: str = "float32") -> float:
-    """Mean cross-entropy (nats a token) of ``model`` on tokens (n,), in evaluation mode; exp of it is the perplexity.
+    """Mean cross-entropy (nats per token) of ``model`` on tokens (n,), in evaluation mode; exp of it is the perplexity.
 
     The text is read in at most ``EVALUATED_STREAMS`` stretches side by side, ``length`` tokens at a time with the state
     carried on. Every token but the first is predicted once; the first of each stretch after it from that one alone.

@@ -74,7 +74,7 @@ def pruning_cifar100() -> list[Experiment]:
 
 
 def pruning_published(epochs: int = 230) -> list[Experiment]:
-    """The published pruning study, or a shortened one of so many epochs: VGG-16 and the [3,4,6] ResNet, then the
+    """The published pruning study, or a shortened one of fewer epochs: VGG-16 and the [3,4,6] ResNet, then the
     Wide-ResNet, on CIFAR-10, then CIFAR-100; weight decay, Dropout and Batch Bridgeout with the defaults of the
     released code (p = 0.3, 75 % of the kernels, q = 1.5 from its example); three seeds. SGD with Nesterov momentum,
     lr 0.1 times 0.2 after 60, 120, 160 and 200 of 230 epochs (in proportion if shortened), batch 128, weight decay

@@ -7,7 +7,7 @@ from ...stats import Gap, interval
 from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
 from .study import TASKS, epochs_to, structured_frame
 
-# "A given error" is so many times the least validation error that training on the labels alone ever reaches.
+# "A given error" is this many times the least validation error that training on the labels alone ever reaches.
 TARGET = 1.05
 
 _COMMAND = "`bridgeout sweep structured-output`"

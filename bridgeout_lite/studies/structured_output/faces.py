@@ -87,9 +87,9 @@ class Shapes:
 
 
 def face(points: int = 20) -> ShapeModel:
-    """A face of so many landmarks: an outline from temple to temple by the chin, two corners an eye, two points of the
-    nose, four of the mouth. Its K = 4 modes: the head turns (what is inside moves against the outline), it is wide, the
-    mouth is open, the chin is long.
+    """A face of this many landmarks: an outline from temple to temple by the chin, two corners per eye, two points of
+    the nose, four of the mouth. Its K = 4 modes: the head turns (what is inside moves against the outline), it is wide,
+    the mouth is open, the chin is long.
 
     Raises:
         ValueError: fewer than 14 points.
@@ -142,7 +142,7 @@ def shapes(
         occlusion: the share of images of which a grey rectangle hides a part.
         clutter: lines a picture that belong to no face.
         noise: standard deviation of Gaussian noise on the pixels, which are then cut to [0, 1].
-        generator: on the CPU; None is torch's own.
+        generator: on the CPU; defaults to torch's own.
 
     Raises:
         ValueError: sizes that are not whole numbers in range; an occlusion outside [0, 1]; negative noise.
@@ -267,7 +267,7 @@ def load_pairs(name: str, labels: int, unlabelled: int = 0, *, seed: int = 0) ->
 
     Args:
         labels: labelled training pairs.
-        unlabelled: so many inputs without answers, and as many answers without inputs. They come from images apart from
+        unlabelled: how many inputs have no answers, and how many answers no inputs. They come from images apart from
             each other and from the labelled ones, so that nothing pairs them.
         seed: of the choice among the training pool.
 

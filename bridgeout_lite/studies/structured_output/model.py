@@ -172,7 +172,7 @@ def fit_structured(
 
     Args:
         model, pairs: of the same numbers of inputs and answers.
-        recipe: None is ``StructuredRecipe()``.
+        recipe: defaults to ``StructuredRecipe()``.
         l_sup, l_in, l_out: weights of the three parts of the loss; the last two fall to zero, see :func:`falling`.
         seed: of the batches, the corruption and the noise (not of the model's initial weights).
         device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.

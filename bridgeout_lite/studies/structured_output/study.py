@@ -52,7 +52,7 @@ SEARCHED_WEIGHTS = (1.0, 10.0, 100.0)
 
 SEARCHED_AT = {"shapes": 200, "digit-halves": 100}
 
-# The weights l_in and l_out of least validation error in the search, each alone, for each data set with so many
+# The weights l_in and l_out of least validation error in the search, each alone, for each data set with that many
 # unlabelled inputs and answers, as tuned_weights() finds them.
 TUNED: dict[tuple[str, int], tuple[float, float]] = {
     ("shapes", 0): (10.0, 10.0),
