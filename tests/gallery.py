@@ -39,20 +39,23 @@ GALLERY = {
     ),
     "BridgeGeometry": Shown("widgets.BridgeGeometry()", [("q", "ArrowLeft", 30)], {"q": 1.0}),
     "ActivationExplorer": Shown(
-        'widgets.ActivationExplorer(bl.notebook.results("activation-grid"))', [("q", "ArrowRight", 4)], {"q": 3.0}
+        'widgets.ActivationExplorer(bl.studies.activations.grid(bl.notebook.results("activation-grid")))',
+        [("q", "ArrowRight", 4)],
+        {"q": 3.0},
     ),
     "PruningExplorer": Shown(
-        'widgets.PruningExplorer([*bl.notebook.results("pruning-cifar10")])',
+        'widgets.PruningExplorer(bl.studies.pruning.comparisons(bl.notebook.results("pruning-cifar10")))',
         [("amount", "ArrowRight", 1), ("Recalibrated", "Enter", 1)],
         {"amount": 0.5},
     ),
     "Headline": Shown(
-        'widgets.Headline(bl.notebook.results("activation-grid"), bl.notebook.results("language-model"))',
+        'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activation-grid")), '
+        'bl.studies.language.grid(bl.notebook.results("language-model")))',
         [("q", "ArrowLeft", 1), ("Transformer", "Enter", 1)],
         {"q": 1.0},
     ),
     "Arena": Shown(
-        'widgets.Arena(bl.arena.standings(bl.notebook.results("arena")))',
+        'widgets.Arena(bl.studies.arena.standings(bl.notebook.results("arena")))',
         [("budget", "ArrowLeft", 1), ("Colour the front", "Enter", 1)],
         {"treatment": "removed, recalibrated"},
     ),

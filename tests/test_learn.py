@@ -95,10 +95,10 @@ def test_the_solution_is_stationary_for_the_loss_plus_the_penalty(method, p, q):
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("method", "Dropout", "'Bridgeout', 'Sparseout'"),
-        ("p", 0.9, "between 0.05 and 0.7"),
-        ("p", float("nan"), "0 <= p < 1"),
-        ("q", 4.0, "between 0.5 and 3"),
+        ("method", "Dropout", "one of Bridgeout, Sparseout; got 'Dropout'"),
+        ("p", 0.9, "p must be a number from 0.05 to 0.7"),
+        ("p", float("nan"), "p must be a number from 0.05 to 0.7"),
+        ("q", 4.0, "q must be a number from 0.5 to 3"),
         ("rate", 0.003, "one of 0.0005"),
         ("table", b"", "0 bytes"),
         ("table", b"\0\0", "2 bytes"),

@@ -14,6 +14,7 @@ from .study import (
     run_language,
     tuned,
 )
+from .tables import grid
 
 __all__ = [
     "METHODS",
@@ -27,6 +28,7 @@ __all__ = [
     "cross_entropy",
     "evaluate_language",
     "fit_language",
+    "grid",
     "is_noise_place",
     "language_model",
     "load_tokens",
