@@ -115,13 +115,12 @@ GALLERY = {
         {"q": 3.0},
         stops=(("form", "q"),),
         refuses=(
-            ("p", 1.0, "0 <= p < 1"),
-            ("p", 0.95, "at most 0.9"),
-            ("p", math.nan, "0 <= p < 1"),
-            ("q", -1.0, ">= 0"),
-            ("q", 9.0, "at most 4"),
-            ("x", 5.0, "-2 <= x <= 2"),
-            ("form", "sideways", "'odd', 'even'"),
+            ("p", 0.95, "p must be a number from 0 to 0.9 "),
+            ("p", math.nan, "p must be a number from 0 to 0.9 "),
+            ("q", -1.0, "q must be a number from 0 to 4 "),
+            ("q", 9.0, "q must be a number from 0 to 4 "),
+            ("x", 5.0, "x must be a number from -2 to 2 "),
+            ("form", "sideways", "form must be one of odd, even; got 'sideways'"),
         ),
         spoil=(
             (lambda s: s.pop("_esm"), "needs a running kernel"),
@@ -136,11 +135,11 @@ GALLERY = {
         stops=(("method", "q"),),
         live=("steps", "train", "held_out", "distance"),
         refuses=(
-            ("method", "Dropout", "'Bridgeout', 'Sparseout'"),
-            ("p", 0.9, "between 0.05 and 0.7"),
-            ("p", math.nan, "0 <= p < 1"),
-            ("q", 4.0, "between 0.5 and 3"),
-            ("rate", 0.003, "one of 0.0005"),
+            ("method", "Dropout", "one of Bridgeout, Sparseout; got 'Dropout'"),
+            ("p", 0.9, "p must be a number from 0.05 to 0.7"),
+            ("p", math.nan, "p must be a number from 0.05 to 0.7"),
+            ("q", 4.0, "q must be a number from 0.5 to 3"),
+            ("rate", 0.003, "rate must be one of 0.0005"),
         ),
         spoil=(
             (lambda s: s.update(features=[]), "table of patients is missing"),
@@ -168,7 +167,7 @@ GALLERY = {
         ),
     ),
     "ActivationExplorer": Shown(
-        'widgets.ActivationExplorer(bl.notebook.results("activation-grid"))',
+        'widgets.ActivationExplorer(bl.studies.activations.grid(bl.notebook.results("activation-grid")))',
         [("q", "ArrowRight", 4)],
         {"q": 3.0},
         stops=(("p", "q"),),
@@ -190,7 +189,7 @@ GALLERY = {
         ),
     ),
     "PruningExplorer": Shown(
-        'widgets.PruningExplorer([*bl.notebook.results("pruning-cifar10")])',
+        'widgets.PruningExplorer(bl.studies.pruning.comparisons(bl.notebook.results("pruning-cifar10")))',
         [("amount", "ArrowRight", 1), ("Recalibrated", "Enter", 1)],
         {"amount": 0.5},
         stops=(("method", "p", "q"), ("treatment", "amount"), ("study", "target")),
@@ -213,7 +212,8 @@ GALLERY = {
         ),
     ),
     "Headline": Shown(
-        'widgets.Headline(bl.notebook.results("activation-grid"), bl.notebook.results("language-model"))',
+        'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activation-grid")), '
+        'bl.studies.language.grid(bl.notebook.results("language-model")))',
         [("q", "ArrowLeft", 1), ("Transformer", "Enter", 1)],
         {"q": 1.0},
         stops=(("p", "q"),),

@@ -19,9 +19,11 @@ from gallery import agree
 
 import bridgeout_lite as bl
 from bridgeout_lite import DataError, Experiment, Recipe, Record
+from bridgeout_lite.studies.activations import grid as as_table
+from bridgeout_lite.studies.activations import trainer
+from bridgeout_lite.studies.activations.trainer import Trainer
 from bridgeout_lite.studies.measures import HISTOGRAM_EDGES
-from bridgeout_lite.widgets import activations
-from bridgeout_lite.widgets.activations import MAPS, MEASURES, ActivationExplorer, pack
+from bridgeout_lite.widgets.activations import MAPS, MEASURES, ActivationExplorer
 
 P, Q, SEEDS = (0.05, 0.1, 0.2, 0.3), (1.0, 1.5, 2.0, 2.5, 3.0), (0, 1, 2)
 SHAPES = {f"relu{k}": (3, 4, 16, 16) for k in (1, 2, 3)} | {"relu4": (3, 4, 8, 8), "relu5": (3, 128)}
@@ -29,6 +31,11 @@ BINS = len(HISTOGRAM_EDGES) - 1
 TINY = Experiment(
     "digits", width=0.25, p=0.2, q=2.0, train=128, valid=64, recipe=Recipe(epochs=1, batch_size=64, precision="float32")
 )
+
+
+def explorer(records, images=None, **values):
+    """The figure of these records, as one that can train."""
+    return ActivationExplorer(as_table(records), images, Trainer(records, images), **values)
 
 
 def made_up(p, q, seed, maps=True):
@@ -45,7 +52,8 @@ def made_up(p, q, seed, maps=True):
         packed = zlib.compress(np.ceil(field / field.max() * 15).astype(np.uint8).tobytes(), 9)
         levels[name] = {"shape": list(shape), "top": 2.5 + seed, "levels": base64.b64encode(packed).decode()}
     spec = Experiment("cifar10", method="sparseout" if p else "none", p=p, q=q, seed=seed).spec
-    metrics = {"valid_accuracy": draws.uniform(65, 80), "layers": layers}
+    accuracy = draws.uniform(65, 80)
+    metrics = {"valid_accuracy": accuracy, "test_accuracy": accuracy, "layers": layers}
     metrics |= {"maps": {"images": [1, 3, 14], "layers": levels}} if maps else {}
     return Record(spec, metrics, {"seconds": 100.0 + seed, "data_checksum": "0" * 16, "data": "cifar10"})
 
@@ -89,9 +97,9 @@ def recorded_levels(record, name):
 
 def test_the_payload_holds_what_is_recorded():
     records = grid()
-    figure = ActivationExplorer(records)
+    figure = explorer(records)
     numbers, shares, maps, _ = unpack(figure.index, figure.packed)
-    assert len(figure.index["runs"]) == len(records) == 63 == len(figure.records)
+    assert len(figure.index["runs"]) == len(records) == 63 == len(figure.table) // 5
     by_place = {(r.spec["p"], r.spec["q"] if r.spec["p"] else 0.0, r.spec["seed"]): r for r in records}
     for run, (p, q, seed, place) in enumerate(figure.index["runs"]):
         metrics = by_place[p, q, seed].metrics
@@ -106,17 +114,17 @@ def test_the_payload_holds_what_is_recorded():
 
 def test_pictures_come_from_the_very_data_set_or_not_at_all(digits):
     few = [made_up(0.1, q, 0) for q in (1.0, 2.0)]
-    other = ActivationExplorer(few, digits)
+    other = explorer(few, digits)
     assert not other.index["pictured"] and other.index["images"] == ["image 1", "image 3"]
     same = [dataclasses.replace(r, provenance=r.provenance | {"data_checksum": digits.checksum}) for r in few]
-    figure = ActivationExplorer(same, digits)
+    figure = explorer(same, digits)
     assert figure.index["images"] == [digits.classes[int(digits.valid.y[i])] for i in (1, 3)]
     assert np.array_equal(unpack(figure.index, figure.packed)[3], digits.valid.x[[1, 3]].numpy())
 
 
 def test_an_incomplete_grid_and_runs_without_maps():
     records = [made_up(0.1, 1.0, 0), made_up(0.2, 2.0, 0, maps=False), made_up(0.2, 2.0, 1)]
-    figure = ActivationExplorer(records)
+    figure = explorer(records)
     assert [run[3] for run in figure.index["runs"]] == [0, -1, 1]
     _, _, maps, _ = unpack(figure.index, figure.packed)
     assert all(np.array_equal(maps[name][1], recorded_levels(records[2], name)) for name in maps)
@@ -127,13 +135,13 @@ def test_an_incomplete_grid_and_runs_without_maps():
         (0.2, 2.0),
     }
     assert figure.picture() is not None
-    bare = ActivationExplorer([made_up(0.1, 1.0, 0, maps=False)])
+    bare = explorer([made_up(0.1, 1.0, 0, maps=False)])
     assert bare.index["shapes"] == {} and bare.index["images"] == []
 
 
 def test_numbers_and_plane_are_the_records():
     records = grid()
-    figure = ActivationExplorer(records, p=0.2, q=2.5, seed=1, layer="relu3", measure="Gini")
+    figure = explorer(records, p=0.2, q=2.5, seed=1, layer="relu3", measure="Gini")
     one = next(r for r in records if (r.spec["p"], r.spec["q"], r.spec["seed"]) == (0.2, 2.5, 1)).metrics
     setting = [r.metrics for r in records if (r.spec["p"], r.spec["q"]) == (0.2, 2.5)]
     accuracies = [m["valid_accuracy"] for m in setting]
@@ -147,7 +155,7 @@ def test_numbers_and_plane_are_the_records():
     figure.measure = "validation accuracy"
     assert figure.plane()[0.2, 2.5] == pytest.approx(np.mean(accuracies))
     figure.p = 0.0  # no noise: one and the same whatever q is
-    assert figure.numbers() == ActivationExplorer(records, p=0.0, q=1.0, seed=1, layer="relu3").numbers()
+    assert figure.numbers() == explorer(records, p=0.0, q=1.0, seed=1, layer="relu3").numbers()
 
 
 def without(record, *path, value=None):
@@ -170,34 +178,33 @@ SECOND = made_up(0.1, 2.0, 0)
 @pytest.mark.parametrize(
     "records, message",
     [
-        ([], "no recorded run"),
-        ([Record(GOOD.spec | {"model": "smallcnn-plain"}, GOOD.metrics, GOOD.provenance)], "no recorded run"),
-        ([made_up(0.0, 2.0, 0)], "p > 0"),
+        ([], "the table has no column p, q, .*: give bridgeout_lite.studies.activations.grid"),
+        ([Record(GOOD.spec | {"model": "smallcnn-plain"}, GOOD.metrics, GOOD.provenance)], "the table has no column"),
+        ([made_up(0.0, 2.0, 0)], r"no run with noise \(p > 0\)"),
         ([GOOD, Record(SECOND.spec | {"width": 0.5}, SECOND.metrics, SECOND.provenance)], r"\(width differ\)"),
         (
             [GOOD, without(SECOND, "layers", "relu5", "hoyer", value=float("nan"))],
-            "p = 0.1, q = 2, seed 0.*not a finite",
+            "hoyer is not a finite number at 0.1, 2",
         ),
-        ([GOOD, without(SECOND, "layers", "relu5", "hoyer")], "q = 2.*no entry 'hoyer'"),
-        ([GOOD, without(SECOND, "layers", "relu5")], "its layers are relu1, relu2, relu3, relu4 and not"),
-        ([GOOD, without(SECOND, "layers", "relu5", "histogram", value=[0.1] * 3)], "cannot be shown"),
-        ([GOOD, without(SECOND, "valid_accuracy")], "no entry 'valid_accuracy'"),
-        ([without(GOOD, "layers")], "no entry 'layers'"),
-        ([GOOD, without(SECOND, "maps", "layers", "relu1", "levels", value="eJw=")], "cannot be shown"),
-        ([GOOD, without(SECOND, "maps", "layers", "relu2", "shape", value=[3, 4, 32, 8])], "another shape"),
+        ([GOOD, without(SECOND, "layers", "relu5")], "seed 0 has the layers relu1, relu2, relu3, relu4 and not"),
+        ([GOOD, without(SECOND, "layers", "relu5", "histogram", value=[0.1] * 3)], "a histogram has not 45 finite"),
+        (
+            [GOOD, without(SECOND, "maps", "layers", "relu2", "shape", value=[3, 4, 32, 8])],
+            "of relu2 have not one shape",
+        ),
     ],
 )
 def test_records_that_cannot_be_shown_are_refused(records, message):
     with pytest.raises(ValueError, match=message) as error:
-        ActivationExplorer(records)
+        ActivationExplorer(as_table(records))
     assert "\n" not in str(error.value)
 
 
-def test_none_for_a_diverged_measurement_is_refused():
+def test_a_measurement_that_diverged_is_refused():
     broken = made_up(0.1, 2.0, 0)
-    broken.metrics["layers"]["relu1"]["rms"] = None  # what the store writes for a number that is not finite
-    with pytest.raises(ValueError, match="not a finite number"):
-        pack({(0.1, 1.0, 0): GOOD, (0.1, 2.0, 0): broken})
+    broken.metrics["layers"]["relu1"]["rms"] = None  # what a record has for a number that is not finite
+    with pytest.raises(ValueError, match=r"rms is not a finite number at 0.1, 2.0, 0, relu1: leave the run out"):
+        ActivationExplorer(as_table([GOOD, broken]))
 
 
 # --- training from the figure -----------------------------------------------------------------------------------------
@@ -232,7 +239,7 @@ def ask(figure, **content):
 
 
 def test_the_button_trains_and_adds_the_point(trained, few, told):
-    figure = ActivationExplorer(trained, few)
+    figure = explorer(trained, few)
     heard = told(figure)
     ask(figure, kind="hello")
     assert heard == [{"kind": "here"}]
@@ -244,15 +251,15 @@ def test_the_button_trains_and_adds_the_point(trained, few, told):
     assert figure.controls["p"]["values"] == [0.1, 0.2] and figure.controls["q"]["values"] == [1.0, 2.0, 3.0]
     expected = bl.run(dataclasses.replace(TINY, p=0.1, q=3.0, seed=1), few, progress=False)
     assert figure.numbers()["hoyer"] == expected.metrics["layers"]["relu5"]["hoyer"]
-    assert len(figure.records) == len(figure.index["runs"]) == 3 and figure.index["pictured"]
+    assert len(figure.table) == 15 and len(figure.index["runs"]) == 3 and figure.index["pictured"]
     numbers, _, maps, pictures = unpack(figure.index, figure.packed)
     assert numbers[0, 0] == pytest.approx(expected.metrics["valid_accuracy"])  # (0.1, 3, 1) comes first
     assert np.array_equal(maps["relu2"][0], recorded_levels(expected, "relu2")) and len(pictures) == 2
     ask(figure, kind="train", p=0.2, q=1, seed=0)  # nothing to train
-    assert figure.training["words"].startswith("recorded already") and len(figure.records) == 3
+    assert figure.training["words"].startswith("recorded already") and len(figure.table) == 15
     ask(figure, kind="train", p=0, q=1.5, seed=0)
-    assert figure.records[0].spec["method"] == "none" and figure.p == 0 and figure.q == 1.0
-    assert ActivationExplorer(figure.records).index["runs"] == figure.index["runs"]
+    assert figure.table["q"][0] == 0 and figure.p == 0 and figure.q == 1.0
+    assert ActivationExplorer(figure.table).index["runs"] == figure.index["runs"]
 
 
 @pytest.mark.parametrize(
@@ -266,10 +273,12 @@ def test_the_button_trains_and_adds_the_point(trained, few, told):
     ],
 )
 def test_bad_input_is_told_in_the_figure(trained, told, setting, message):
-    figure = ActivationExplorer(trained)
+    figure = explorer(trained)
     heard = told(figure)
     ask(figure, kind="train", **setting)
-    assert message in figure.training["words"] and "\n" not in figure.training["words"] and len(figure.records) == 2
+    assert (
+        message in figure.training["words"] and "\n" not in figure.training["words"] and len(figure.index["runs"]) == 2
+    )
     assert len(heard) == 2, "even the same complaint twice is two changes"
 
 
@@ -285,16 +294,16 @@ def test_a_training_that_fails_is_told_in_the_figure(trained, few, monkeypatch, 
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(activations, "run", fail)
-    figure = ActivationExplorer(trained, few)
+    monkeypatch.setattr(trainer, "run", fail)
+    figure = explorer(trained, few)
     ask(figure, kind="train", p=0.1, q=1.0, seed=0)
     assert message in figure.training["words"] and "share" not in figure.training
-    assert len(figure.records) == 2 and figure.p == 0.2
+    assert len(figure.index["runs"]) == 2 and figure.p == 0.2
 
 
 def test_the_kernels_interrupt_reaches_the_training(trained, monkeypatch):
     monkeypatch.setattr(ActivationExplorer, "train", lambda self, *setting: signal.raise_signal(signal.SIGINT))
-    figure = ActivationExplorer(trained)
+    figure = explorer(trained)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a kernel has it outside of cells
     try:
         ask(figure, kind="train", p=0.1, q=1.0, seed=0)
@@ -309,7 +318,7 @@ def test_a_message_on_another_thread_trains_on_that_of_the_cells(trained, monkey
     monkeypatch.setattr(ActivationExplorer, "train", lambda self, *given: seen.append((threading.get_ident(), given)))
 
     async def cell():
-        figure = ActivationExplorer(trained)
+        figure = explorer(trained)
         thread = threading.Thread(target=ask, args=(figure,), kwargs={"kind": "train", "p": 0.1, "q": 1.0, "seed": 0})
         thread.start()
         thread.join()
@@ -324,12 +333,15 @@ PLAIN = """
 import dataclasses, json
 import ipywidgets
 import bridgeout_lite as bl
+from bridgeout_lite.studies import activations
+from bridgeout_lite.studies.activations.trainer import Trainer
 from bridgeout_lite.widgets.activations import ActivationExplorer
 
 recipe = bl.Recipe(epochs=1, batch_size=64, precision="float32")
 one = bl.Experiment("digits", width=0.25, p=0.2, q=1.0, train=128, valid=64, recipe=recipe)
 images = bl.load_images("digits", train=128, valid=64)
-figure = ActivationExplorer([bl.run(one, images, device="cpu", progress=False)], images)
+records = [bl.run(one, images, device="cpu", progress=False)]
+figure = ActivationExplorer(activations.grid(records), images, Trainer(records, images))
 view = next(c for c in figure.children if isinstance(c, ipywidgets.Image))
 before = view.value
 figure.train(0.1, 1.0)
@@ -343,14 +355,16 @@ def test_the_plain_view_shows_a_trained_setting():
 
 
 def test_the_data_set_must_be_that_of_the_records(trained, few, offline):
-    figure = ActivationExplorer([made_up(0.1, 1.0, 0)])  # recorded on CIFAR-10
+    figure = explorer([made_up(0.1, 1.0, 0)])  # recorded on CIFAR-10
     with pytest.raises(DataError, match=r"cifar10.*is not here.*load_images\('cifar10'\)"):
         figure.train(0.2, 1.0)
     changed = [dataclasses.replace(r, provenance=r.provenance | {"data_checksum": "0" * 16}) for r in trained]
     with pytest.raises(DataError, match="checksum differs"):
-        ActivationExplorer(changed, few).train(0.1, 1.0)
-    figure = ActivationExplorer(trained)  # without images it finds them itself
-    assert figure.train(0.1, 1.0).spec["p"] == 0.1 and figure.p == 0.1
+        explorer(changed, few).train(0.1, 1.0)
+    figure = explorer(trained)  # without images it finds them itself
+    assert (figure.train(0.1, 1.0)["p"] == 0.1).all() and figure.p == 0.1
+    with pytest.raises(ValueError, match="give it a trainer"):
+        ActivationExplorer(as_table(trained)).train(0.3, 1.0)
 
 
 def test_on_epoch_hears_every_epoch_and_changes_no_bit(few):
@@ -384,7 +398,7 @@ export default { render({ model, el }) {
 @pytest.mark.pages
 def test_a_run_that_is_not_recorded_is_said(opened):
     records = [r for r in grid() if (r.spec["p"], r.spec["q"], r.spec["seed"]) != (0.3, 1.5, 0)]
-    figure = ActivationExplorer(records, p=0.3, q=1.5, seed=1)
+    figure = explorer(records, p=0.3, q=1.5, seed=1)
     page = opened(figure)
     for name, press, value in [("seed", "ArrowLeft", 0), ("p", "Home", 0.0), ("p", "ArrowRight", 0.05)]:
         page.locator(f"input[type=range][name={name}]").press(press)
@@ -403,7 +417,7 @@ def test_a_run_that_is_not_recorded_is_said(opened):
 
 @pytest.mark.pages
 def test_the_map_shows_the_means_and_its_cells_move_the_sliders(opened):
-    figure = ActivationExplorer([r for r in grid() if (r.spec["p"], r.spec["q"]) != (0.3, 3.0)])
+    figure = explorer([r for r in grid() if (r.spec["p"], r.spec["q"]) != (0.3, 3.0)])
     page = opened(figure)
     for measure in figure.controls["measure"]["options"]:
         page.select_option("select[name=measure]", measure)
@@ -426,7 +440,7 @@ def test_the_map_shows_the_means_and_its_cells_move_the_sliders(opened):
 @pytest.mark.pages
 def test_the_maps_are_drawn_as_recorded(opened, digits):
     same = dataclasses.replace(GOOD, provenance=GOOD.provenance | {"data_checksum": digits.checksum})
-    figure = ActivationExplorer([same], digits, layer="relu3")
+    figure = explorer([same], digits, layer="relu3")
     page = opened(figure)
     pixels = """(node) => { const {width, height} = node;
         return [...node.getContext('2d').getImageData(0, 0, width, height).data]; }"""
@@ -444,7 +458,7 @@ def test_the_maps_are_drawn_as_recorded(opened, digits):
 @pytest.mark.pages
 def test_the_numbers_in_the_cells_can_be_read(opened):
     """Contrast of ink on the deepest cell, light and dark: at least 4.5."""
-    page = opened(ActivationExplorer([made_up(0.1, q, 0) for q in Q]))
+    page = opened(explorer([made_up(0.1, q, 0) for q in Q]))
     contrast = """() => {
         const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
         const light = (c) => { const [r, g, b] = c.slice(0, 3).map((v) => (v /= 255) <= 0.04045 ? v / 12.92
@@ -470,9 +484,9 @@ def live(state):
 
 @pytest.mark.pages
 def test_a_page_without_a_kernel_offers_no_training(opened):
-    page = opened(ActivationExplorer([GOOD]))
+    page = opened(explorer([GOOD]))
     assert page.get_by_role("button", name="Train this setting now").count() == 0
-    page = opened(ActivationExplorer([GOOD]), change=live)  # a host that can send, but nobody answers
+    page = opened(explorer([GOOD]), change=live)  # a host that can send, but nobody answers
     assert not page.get_by_role("button", name="Train this setting now").is_visible()
     assert page.evaluate("sent") == [{"kind": "hello"}]
 
@@ -480,7 +494,7 @@ def test_a_page_without_a_kernel_offers_no_training(opened):
 @pytest.mark.pages
 def test_the_button_asks_and_shows_what_the_kernel_tells(opened):
     records = [made_up(p, q, 0) for p in (0.1, 0.2) for q in (1.0, 2.0)]
-    page = opened(ActivationExplorer(records), change=live)
+    page = opened(explorer(records), change=live)
     page.evaluate("answer({kind: 'here'})")
     button = page.get_by_role("button", name="Train this setting now")
     words = page.locator(".sbn-trainer [role=status]")
@@ -500,7 +514,7 @@ def test_the_button_asks_and_shows_what_the_kernel_tells(opened):
     assert button.is_enabled() and not page.locator("progress").is_visible()
     assert words.inner_text() == "not trained: p must be a number"
 
-    more = ActivationExplorer([*records, made_up(0.15, 1.25, 0)], p=0.15, q=1.25)  # what Python would then send
+    more = explorer([*records, made_up(0.15, 1.25, 0)], p=0.15, q=1.25)  # what Python would then send
     page.evaluate(
         """([index, controls, packed]) => {
             model.set('index', index); model.set('controls', controls);
@@ -543,13 +557,13 @@ def repacked(change):
     ],
 )
 def test_spoilt_bytes_are_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    text = spoilt_page(browser, ActivationExplorer([made_up(0.1, q, 0) for q in Q]), tmp_path, spoil)
+    text = spoilt_page(browser, explorer([made_up(0.1, q, 0) for q in Q]), tmp_path, spoil)
     assert message in text and "cannot be drawn" in text
 
 
 @pytest.mark.pages
 def test_a_number_that_is_none_is_told(browser, tmp_path):
-    figure = ActivationExplorer([GOOD])
+    figure = explorer([GOOD])
     data = bytearray(zlib.decompress(figure.packed))
     data[:4] = np.array([np.nan], "<f4").tobytes()
     figure.packed = zlib.compress(bytes(data))

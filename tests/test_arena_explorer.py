@@ -179,15 +179,15 @@ def test_five_seeds_at_eight_points_weigh_less_than_150_kb():
 @pytest.mark.parametrize(
     ("frame", "failures", "message"),
     [
-        ([], None, "no column network, method, treatment, amount, label, seed, accuracy, macs"),
-        (FRAME.iloc[:0], None, "the arena's frame has no row: give one row a seed"),
-        (FRAME.drop(columns="macs"), None, "the arena's frame has no column macs: give one row a seed"),
+        ([], None, "no column network, method, treatment, amount, seed, label, latency_share, accuracy"),
+        (FRAME.iloc[:0], None, "the table has no row: give bridgeout_lite.studies.arena.standings"),
+        (FRAME.drop(columns="macs"), None, "the table has no column macs: give bridgeout_lite.studies.arena.standings"),
         (FRAME.assign(treatment="zeroed"), None, "treatment must be one of 'removed, .*; the frame has 'zeroed'"),
         (pd.concat([FRAME, FRAME.iloc[[7]]]), None, r"two rows are of one run \(vgg11, none, .*\): give each once"),
         (
             FRAME.assign(accuracy=math.nan),
             None,
-            "accuracy is not a finite number at vgg11, none, .*: leave the row out",
+            "accuracy is not a finite number at vgg11, none, .*: leave the run out",
         ),
         (
             FRAME.assign(macs=math.inf),

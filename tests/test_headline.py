@@ -5,20 +5,32 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import module
 from scipy import stats
 
 from bridgeout_lite import Experiment, Recipe, Record
+from bridgeout_lite.studies import activations, language
 from bridgeout_lite.studies.language import LanguageExperiment, LanguageRecipe
-from bridgeout_lite.widgets.headline import CHOSEN, IMAGES, Headline, pack
+from bridgeout_lite.widgets.headline import CHOSEN, Headline, pack
 
+IMAGES = "smallcnn"
 IMAGE_LAYERS = ("relu1", "relu5")
 LANGUAGE_LAYERS = {"lstm": ("embedded", "hidden.0", "hidden.1"), "transformer": ("blocks.0.relu", "blocks.1.relu")}
 
 
+ORIGIN = {"seconds": 100.0, "data_checksum": "0" * 16}
+
+
 def measures(layers, draws):
-    return {name: {"hoyer": draws.uniform(0.2, 0.6), "gini": draws.uniform(0.4, 0.9)} for name in layers}
+    rest = {"zero_fraction": 0.5, "rms": 1.0, "histogram": []}
+    return {name: {"hoyer": draws.uniform(0.2, 0.6), "gini": draws.uniform(0.4, 0.9)} | rest for name in layers}
+
+
+def headline(images, texts, **values):
+    """The figure of these records."""
+    return Headline(activations.grid(images), language.grid(texts), **values)
 
 
 def image(p=0.1, q=2.0, seed=0, model=IMAGES, **spec):
@@ -29,13 +41,14 @@ def image(p=0.1, q=2.0, seed=0, model=IMAGES, **spec):
     draws = np.random.default_rng([int(1000 * p), int(100 * q), seed])
     accuracy = 78 + q - 5 * p + draws.normal(0, 0.4)
     metrics = {"test_accuracy": accuracy, "valid_accuracy": accuracy + draws.normal(0, 0.3)}
-    return Record(experiment.spec, metrics | {"layers": measures(IMAGE_LAYERS, draws)}, {})
+    return Record(experiment.spec, metrics | {"layers": measures(IMAGE_LAYERS, draws)}, ORIGIN)
 
 
 def text(p=0.2, q=2.0, seed=0, model="lstm", **spec):
     """A record of the language sweep, made up."""
     method = "sparseout" if p else "none"
     recipe = LanguageRecipe(epochs=spec.pop("epochs", 10))
+    spec = {"train": 40_000} | spec
     experiment = LanguageExperiment(model=model, method=method, p=p, q=q, recipe=recipe, seed=seed, **spec)
     draws = np.random.default_rng([len(model), int(1000 * p), int(100 * q), seed])
     perplexity = 150 + 8 * q + 60 * (p - 0.3) ** 2 + draws.normal(0, 3)
@@ -67,7 +80,7 @@ TEXTS = [*searched("lstm"), *searched("transformer")]
 
 @pytest.fixture
 def figure():
-    return Headline(PICTURES, TEXTS)
+    return headline(PICTURES, TEXTS)
 
 
 def of(records, model, p, q):
@@ -98,7 +111,7 @@ def test_of_equal_scores_the_lowest_p_is_chosen():
     twins = [image(p, 2.0) for p in (0.3, 0.1, 0.2)]
     for record in twins:
         record.metrics["valid_accuracy"] = 80.0
-    assert Headline(twins, TEXTS).numbers()["image_p"] == 0.1
+    assert headline(twins, TEXTS).numbers()["image_p"] == 0.1
 
 
 def test_numbers_are_the_records(figure):
@@ -126,7 +139,7 @@ def test_one_seed_has_no_interval(figure):
     numbers = figure.numbers()
     assert numbers["language_seeds"] == 1 and math.isfinite(numbers["language_perplexity"])
     assert math.isnan(numbers["language_low"]) and math.isnan(numbers["language_high"])
-    alone = Headline([image()], [text()])
+    alone = headline([image()], [text()])
     assert alone.numbers()["image_seeds"] == alone.numbers()["language_seeds"] == 1
     assert len(alone.quantiles) == 1 and math.isfinite(alone.quantiles[0])
 
@@ -138,15 +151,17 @@ def test_what_is_not_recorded_has_no_numbers(figure):
     assert numbers["language_p"] == 0.4 and figure.picture() is not None
 
 
-def test_only_one_study_of_a_network_is_shown(figure):
-    """Other networks and methods, a longer training on more text and equal runs change nothing."""
-    more = [text(0.2, width=200, train=100), text(0.0, width=200, train=100), *TEXTS, TEXTS[4]]
-    others = [image(model="smallcnn-plain"), image(epochs=9), Record({"model": IMAGES, "method": "dropout"}, {}, {})]
-    assert Headline([*others, *PICTURES, PICTURES[5]], more).tasks == figure.tasks
+def test_a_grid_is_of_one_experiment(figure):
+    """Other networks and methods, all of the text, runs that diverged and equal runs change nothing."""
+    more = [text(0.2, width=200, train=None), *TEXTS, TEXTS[4], Record(text(0.3).spec, {"failed": "nan"}, {})]
+    others = [image(model="smallcnn-plain"), Record({"model": IMAGES, "method": "dropout"}, {}, {})]
+    assert headline([*others, *PICTURES, PICTURES[5]], more).tasks == figure.tasks
+    with pytest.raises(ValueError, match=r"several experiments \(recipe differ\): give those of one"):
+        activations.grid([*PICTURES, image(epochs=9)])
 
 
 def test_one_language_model_is_enough():
-    figure = Headline(iter(PICTURES), iter(searched("transformer")))
+    figure = headline(iter(PICTURES), iter(searched("transformer")))
     assert list(figure.tasks) == [IMAGES, "transformer"] and list(figure.presets) == ["Transformer"]
     assert figure.place == "transformer: blocks.1.relu"
 
@@ -179,33 +194,39 @@ def spoilt(record, *path, value=None):
 
 
 @pytest.mark.parametrize(
-    ("images", "language", "message"),
+    ("images", "texts", "message"),
     [
-        ([], TEXTS, r'no recorded run of model "smallcnn".*among the image records.*results\("activation-grid"\)'),
-        ([image(0.0)], TEXTS, "among the image records"),
-        (TEXTS, PICTURES, "among the image records"),
-        (PICTURES, [], r'among the language records.*results\("language-model"\).*`bridgeout sweep language-model`'),
-        (PICTURES, [text(0.0)], "among the language records"),
-        (PICTURES, PICTURES, "among the language records"),
+        ([], TEXTS, r"the table has no column model, .*: give grid\(records\) of bridgeout_lite.studies.activations"),
+        ([image(0.0)], TEXTS, r"the table has no run with noise \(p > 0\): give grid\(records\)"),
+        (PICTURES, PICTURES, "the table has no column model"),
         (
-            [spoilt(image(), "test_accuracy")],
+            [image(), spoilt(image(seed=1), "layers", "relu1")],
             TEXTS,
-            "the run smallcnn, p = 0.1, q = 2, seed 0 cannot be shown: it has no entry 'test_accuracy'; leave it out",
+            "seed 1 has the layers relu5 and not relu1, relu5",
         ),
-        ([spoilt(image(), "layers")], TEXTS, "its layers are not those of the other runs"),
-        ([image(), spoilt(image(seed=1), "layers", "relu1")], TEXTS, "seed 1 .* its layers are not those of the other"),
-        (PICTURES, [spoilt(text(), "valid_perplexity")], "the run lstm, p = 0.2, .* no entry 'valid_perplexity'"),
-        (PICTURES, [spoilt(text(), "layers", "hidden.0", "gini")], "no entry 'gini'"),
-        (PICTURES, [spoilt(text(), "layers", "hidden.0", "gini", value="much")], "not a finite number"),
-        (PICTURES, [spoilt(text(), "test_perplexity", value=math.inf)], "not a finite number"),
-        (PICTURES, [spoilt(text(), "layers", "hidden.0", value=[1.0])], "cannot be shown"),
+        (
+            PICTURES,
+            [spoilt(text(), "layers", "hidden.0", "gini", value="much")],
+            "gini is not a finite number at 0.2, 2",
+        ),
+        (
+            PICTURES,
+            [spoilt(text(), "test_perplexity", value=math.inf)],
+            r"test is not a finite number at 0.2, 2.0, 0, em",
+        ),
         (PICTURES, [text(0.2, seed=0), text(0.4, seed=1)], "lstm with q = 2 have no seed in common.* run the sweep"),
     ],
 )
-def test_records_that_cannot_be_shown_are_refused(images, language, message):
+def test_records_that_cannot_be_shown_are_refused(images, texts, message):
     with pytest.raises(ValueError, match=message) as error:
-        Headline(images, language)
+        headline(images, texts)
     assert "\n" not in str(error.value)
+
+
+def test_images_are_of_one_network():
+    both = pd.concat([activations.grid(PICTURES), language.grid(TEXTS)])
+    with pytest.raises(ValueError, match=r"several networks \(smallcnn, LSTM, transformer\): give the rows of one"):
+        Headline(both, language.grid(TEXTS))
 
 
 # --- in the page ------------------------------------------------------------------------------------------------------

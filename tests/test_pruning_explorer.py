@@ -14,18 +14,15 @@ from gallery import agree
 
 import bridgeout_lite as bl
 from bridgeout_lite import Experiment, Recipe, Record
+from bridgeout_lite.models import tied
 from bridgeout_lite.pruning import prune
 from bridgeout_lite.studies import curves as protocol
 from bridgeout_lite.studies import published
-from bridgeout_lite.widgets.pruning_explorer import (
-    EVERYTHING,
-    METHODS,
-    TREATMENTS,
-    PruningExplorer,
-    accuracies,
-    rule,
-    tied,
-)
+from bridgeout_lite.studies.pruning import comparisons
+from bridgeout_lite.studies.pruning.tables import EVERYTHING, TREATMENTS, accuracies, rule
+from bridgeout_lite.widgets.pruning_explorer import NAMES, PruningExplorer
+
+METHODS = {name: method for method, name in NAMES.items()}
 
 # Method, p, q, target_fraction: as many and as irregular as the recorded ones.
 SETTINGS = (
@@ -47,6 +44,11 @@ RESNET = {"conv": 16} | {
     for s, b in BLOCKS
     for part in ("conv1", "conv2", *(["shortcut.conv"] if s > 1 and b == 0 else []))
 }
+
+
+def explorer(records, **values):
+    """The figure of these records."""
+    return PruningExplorer(comparisons(records), **values)
 
 
 def made_up(method="bridgeout", p=0.1, q=1.5, fraction=1.0, seed=0, *, layers=None, **spec):
@@ -111,7 +113,7 @@ def of(records, method, p=None, q=None, fraction=1.0):
 
 @pytest.fixture
 def figure():
-    return PruningExplorer([*WHOLE, *SECOND])
+    return explorer([*WHOLE, *SECOND])
 
 
 # --- what the page gets -----------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def test_the_chosen_settings_are_those_of_the_protocol(figure):
 
 def test_five_studies_weigh_less_than_150_kb():
     five = [*WHOLE, *SECOND, *comparison(dataset="cifar100"), *comparison(epochs=30), *comparison(width=0.5)]
-    assert weight(PruningExplorer(five)) < 150_000
+    assert weight(explorer(five)) < 150_000
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def test_a_treatment_that_is_not_recorded_has_no_numbers(figure):
     older = [made_up(*setting) for setting in SETTINGS]
     for record in older:
         del record.metrics["pruning"]["curves"]["removed, fine-tuned"]
-    figure = PruningExplorer(older, treatment="removed, fine-tuned", amount=0.5)
+    figure = explorer(older, treatment="removed, fine-tuned", amount=0.5)
     assert math.isnan(figure.numbers()["accuracy"]) and figure.picture() is not None
 
 
@@ -248,7 +250,7 @@ def test_ties_are_those_that_pruning_finds(name):
     for layer, conv in convs.items():
         fallen = set((conv.weight.flatten(1).norm(dim=1) == 0).nonzero().flatten().tolist())
         assert len(fallen) == len(own[layer]), "as many as int(O * amount), tied or not"
-        assert (fallen != own[layer]) == tied(name, layer), layer
+        assert (fallen != own[layer]) == (layer in tied(name)), layer
 
 
 # --- recorded settings only -------------------------------------------------------------------------------------------
@@ -298,17 +300,17 @@ def test_what_the_page_sends_is_taken_as_it_is(figure):
 
 
 def test_a_figure_may_start_anywhere():
-    figure = PruningExplorer(WHOLE, method="dropout", p=0.05, treatment="removed", amount=0.7, layer=2, overlay=False)
+    figure = explorer(WHOLE, method="dropout", p=0.05, treatment="removed", amount=0.7, layer=2, overlay=False)
     assert state(figure) == ("dropout", 0.05, 2.0, EVERYTHING)
     assert (figure.treatment, figure.amount, figure.layer, figure.overlay) == ("removed", 0.7, 2, False)
-    assert PruningExplorer(WHOLE, q=1.0).p == 0.01
-    plain = PruningExplorer([made_up("none", 0.0, 2.0)])
+    assert explorer(WHOLE, q=1.0).p == 0.01
+    plain = explorer([made_up("none", 0.0, 2.0)])
     assert state(plain) == ("no noise", 0.0, 2.0, EVERYTHING) and "target" not in plain.controls
 
 
 def test_studies_are_told_apart_by_what_differs():
     records = [*comparison(1), *comparison(1, epochs=30), *comparison(1, dataset="cifar100"), made_up(width=1.0)]
-    figure = PruningExplorer([*records, Record({"dataset": "cifar10"}, {"layers": {}}, {})])
+    figure = explorer([*records, Record({"dataset": "cifar10"}, {"layers": {}}, {})])
     assert list(unpack(figure)) == [
         "CIFAR-10, vgg11 × 0.25, 10 epochs",
         "CIFAR-10, vgg11 × 0.25, 30 epochs",
@@ -319,58 +321,45 @@ def test_studies_are_told_apart_by_what_differs():
     figure.study = "CIFAR-10, vgg11"  # where it is not recorded
     assert state(figure) == ("Batch Bridgeout", 0.1, 1.5, EVERYTHING)
     short = [made_up("none", 0.0, 2.0, epochs=2), *comparison(1)]  # the richest study comes first
-    assert PruningExplorer(short).study == "CIFAR-10, vgg11 × 0.25, 10 epochs"
-    twice = PruningExplorer([made_up(), made_up()])
+    assert explorer(short).study == "CIFAR-10, vgg11 × 0.25, 10 epochs"
+    twice = explorer([made_up(), made_up()])
     assert unpack(twice)[FIRST_NAME]["settings"][0]["seeds"] == [0]
 
 
-def spoilt(*path, value=None, provenance=False):
-    """A record with the entry at the path replaced, or taken out."""
+def spoilt(*path, value):
+    """A record with the entry at the path replaced."""
     record = json.loads(json.dumps(dataclasses.asdict(made_up("dropout", 0.1, 2.0, seed=1))))
-    part = record["provenance"] if provenance else record["metrics"]["pruning"]
+    part = record["metrics"]["pruning"]
     for key in path[:-1]:
         part = part[key]
-    if value is None:
-        del part[path[-1]]
-    else:
-        part[path[-1]] = value
+    part[path[-1]] = value
     return Record(**record)
 
 
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], r"no recorded run with pruning curves.*results\(\"pruning-cifar10\"\)"),
+        ([], r"no recorded run with pruning curves.*comparisons\(records\).*results\(\"pruning-cifar10\"\)"),
         ([scratch(0.5)], "no recorded run with pruning curves"),
         (
-            [spoilt("filters")],
-            "dropout, p=0.1, seed 1 cannot be shown: it has no entry 'filters'; leave it out or rerun",
+            [spoilt("curves", "removed", "test", 2, value=math.nan)],
+            "accuracy is not a finite number at dropout, 0.1, 2.0",
         ),
-        ([spoilt("filters", value={})], "its layers are not those of the other runs"),
-        ([spoilt("filters", "conv3", value=[1.0] * 5), made_up()], "its layers are not those of the other runs"),
-        ([spoilt("filters", "conv3", 0, value=math.nan)], "not a finite number"),
-        ([spoilt("curves", "removed", "test", 2, value="much")], "not a finite number"),
-        ([spoilt("curves", "removed", "test", 2)], "not one value for every amount"),
-        ([spoilt("curves", "zeroed", "valid")], "zeroed, removed, recalibrated were not measured on validation images"),
-        ([spoilt("curves", "zeroed")], "no entry 'zeroed'"),
-        ([spoilt("costs", "macs")], "no entry 'macs'"),
-        ([spoilt("costs", "macs", 0)], "not one value for every amount"),
-        ([spoilt("latency", provenance=True)], "no entry 'latency'"),
-        ([spoilt("latency", "latency_ms", 7, provenance=True)], "not one value for every amount"),
+        ([spoilt("curves", "removed", "test", 2, value="much")], "accuracy is not a finite number at dropout"),
     ],
 )
 def test_records_that_cannot_be_shown_are_refused(records, message):
     with pytest.raises(ValueError, match=message) as error:
-        PruningExplorer(records)
+        explorer(records)
     assert "\n" not in str(error.value)
 
 
 PLAIN = """
 import json
 import ipywidgets
-from test_pruning_explorer import SECOND_NAME, SECOND, WHOLE, PruningExplorer
+from test_pruning_explorer import SECOND_NAME, SECOND, WHOLE, explorer
 
-figure = PruningExplorer([*WHOLE, *SECOND])
+figure = explorer([*WHOLE, *SECOND])
 rows = {child.description: child for child in figure.children if getattr(child, "description", "")}
 view = next(child for child in figure.children if isinstance(child, ipywidgets.Image))
 before = view.value
@@ -574,7 +563,7 @@ def test_what_is_not_recorded_is_said(opened, figure):
     ],
 )
 def test_spoilt_data_is_told_in_the_figures_place(browser, tmp_path, spoil, message):
-    figure = PruningExplorer(WHOLE)
+    figure = explorer(WHOLE)
     if spoil is None:
         figure.packed = figure.packed[:500]
     else:

@@ -12,7 +12,7 @@ from browser import in_fresh_python, module
 
 from bridgeout_lite import theory, widgets
 from bridgeout_lite.noise import _Perturb
-from bridgeout_lite.widgets.base import finite, uniforms
+from bridgeout_lite.widgets.base import uniforms
 
 P = (0.0, 0.05, 0.3, 0.5, 0.9)
 Q = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -89,15 +89,6 @@ def test_the_draws_are_uniform():
     # 20,000 draws in 16 equal bins: chi-square with 15 degrees of freedom exceeds 57.4 with probability 7e-7
     counts = np.histogram(uniforms(3, 20_000), bins=16, range=(0, 1))[0]
     assert ((counts - 1250) ** 2 / 1250).sum() < 57.4
-
-
-# --- bad data ---------------------------------------------------------------------------------------------------------
-
-
-def test_finite_names_the_place():
-    assert finite({"a": [1.0, (2, "x")]}, "data")
-    with pytest.raises(ValueError, match=r"data\['a'\]\[1\] is nan"):
-        finite({"a": [1.0, float("nan")]}, "data")
 
 
 # --- the stand-in, and what a notebook stores -------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ..figures import BLUE, GREEN, GREY, ORANGE, RED, panels
 from ..stats import pareto_front, summarise
 from ..studies.arena.study import LABELS, TREATMENTS
-from .base import Figure, finite
+from .base import checked
+from .recorded import Recorded, Table, checked_table, menu, slider
 
 NETWORKS = {"vgg11": "VGG", "resnet14": "ResNet"}
 """What the page calls the networks; another is called by its key."""
@@ -35,7 +36,10 @@ CHOSEN = ("bridgeout", "sparseout", "none", "scratch", "random")
 # Points whose multiply-adds differ by less stand at one stop of the slider.
 _NEAR = 1.05
 
+_SOURCE = "bridgeout_lite.studies.arena.standings(records), or a table with the columns that Arena's docstring names"
+
 _POINT = ("network", "method", "treatment", "amount")
+_NUMBERS = ("amount", "accuracy", "macs", "parameters")
 _COSTS = ("macs", "parameters", "latency")
 
 
@@ -43,23 +47,9 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each network, method, treatment and amount: accuracy (mean, low, high, n), macs and parameters (means
     over seeds); in % of the whole network's, the share of the multiply-adds, and latency (median over seeds)."""
     by = [*_POINT]
-    given = (*by, "label", "seed", "accuracy", "macs", "parameters", "latency_share")
-    missing = [name for name in given if name not in frame.columns]
-    if missing or not len(frame):
-        what = f"no column {', '.join(missing)}" if missing else "no row"
-        raise ValueError(f"the arena's frame has {what}: give one row a seed, as the docstring of Arena has it")
     unknown = sorted(set(frame["treatment"]) - set(TREATMENTS))
     if unknown:
         raise ValueError(f"treatment must be one of {', '.join(map(repr, TREATMENTS))}; the frame has {unknown[0]!r}")
-    for name in ("amount", "accuracy", "macs", "parameters"):
-        wrong = frame[[not math.isfinite(value) for value in frame[name]]]
-        if len(wrong):
-            where = ", ".join(str(wrong.iloc[0][key]) for key in (*by, "seed"))
-            raise ValueError(f"{name} is not a finite number at {where}: leave the row out, or rerun it")
-    twice = frame[frame.duplicated([*by, "seed"])]
-    if len(twice):
-        where = ", ".join(str(twice.iloc[0][key]) for key in (*by, "seed"))
-        raise ValueError(f"two rows are of one run ({where}): give each once")
     whole = frame[frame["amount"] == 0].groupby("network")["macs"].max()
     for network in set(frame["network"]) - set(whole.index):
         raise ValueError(f"no row of {network} has amount 0.0, the whole network, of which shares are: add its rows")
@@ -87,16 +77,16 @@ def _stops(shares: Iterable[float]) -> list[float]:
     return [math.ceil(10 * group[-1] - 1e-9) / 10 for group in stops]
 
 
-class Arena(Figure):
-    """Methods against one another on one network: test accuracy against the share of multiply-adds that are kept, a
-    line a method, with 95 % Student-t intervals over seeds; the Pareto front of the shown methods; and all methods in
+class Arena(Recorded):
+    """Methods against one another on one network: test accuracy against the share of multiply-adds that are kept, one
+    line per method, with 95 % Student-t intervals over seeds; the Pareto front of the shown methods; and all methods in
     the order of their accuracy within a budget of multiply-adds.
 
     Within a budget a method stands with the largest of its recorded networks that keeps it: no network is picked by its
     test accuracy. The front is so picked, and its height is that of the best of many means.
 
     Args:
-        frame: one row a seed (or what makes such a data frame), with columns network ("vgg11", "resnet14"), method (a
+        frame: one row per seed (or what makes such a data frame), with columns network ("vgg11", "resnet14"), method (a
             key), label (its name), treatment ("removed, recalibrated" or "fine-tuned"), amount (share of the filters
             that are removed; 0.0 is the whole network), seed, accuracy (test, %), macs, parameters, latency_share
             (over the whole network's in the same run, as only times taken in turn can be compared; nan where it was not
@@ -135,17 +125,16 @@ class Arena(Figure):
     """Places of network and method, and the reason, each."""
     timed = traitlets.Unicode().tag(sync=True)
     title = traitlets.Unicode("The arena: what accuracy costs").tag(sync=True)
-    controls = traitlets.Dict({}).tag(sync=True)
 
     def __init__(
         self,
-        frame: pd.DataFrame | Iterable[Mapping[str, Any]],
+        frame: Table,
         *,
         failures: Mapping[str | tuple[str, str], str] | None = None,
         chosen: Iterable[str] | None = None,
         **values: Any,
     ) -> None:
-        frame = pd.DataFrame(frame if isinstance(frame, pd.DataFrame) else list(frame))
+        frame = checked_table(frame, (*_POINT, "seed"), _NUMBERS, _SOURCE, more=("label", "latency_share"))
         table = _points(frame)
         networks = list(dict.fromkeys(frame["network"]))
         labels = dict(zip(frame["method"], frame["label"], strict=True))
@@ -162,16 +151,10 @@ class Arena(Figure):
         treatments = [name for name in TREATMENTS if name in set(frame["treatment"])]
         stops = _stops(table["share"])
         controls = {
-            "network": {"label": "network", "options": networks, "value": networks[0]},
-            "treatment": {"label": "treatment", "options": treatments, "value": treatments[-1]},
-            "budget": {
-                "label": "budget: multiply-adds kept (%)",
-                "values": stops,
-                "value": min(stops, key=lambda stop: abs(stop - 50)),
-            },
+            "network": menu("network", networks, networks[0]),
+            "treatment": menu("treatment", treatments, treatments[-1]),
+            "budget": slider("budget: multiply-adds kept (%)", stops, min(stops, key=lambda stop: abs(stop - 50))),
         }
-        for key, control in controls.items():
-            values.setdefault(key, control["value"])
         columns = ["network", "place", "treatment", "amount", "share", "accuracy", "low", "high", "n", *_COSTS]
         rows = self._points.assign(
             network=self._points["network"].map(networks.index),
@@ -186,18 +169,11 @@ class Arena(Figure):
             chosen=[key for key in CHOSEN if key in labels] if chosen is None else list(chosen),
             networks=[[key, NETWORKS.get(key, key)] for key in networks],
             methods=[[key, str(label)] for key, label in labels.items()],
-            points=finite(points, "points"),
+            points=points,
             failures=[[networks.index(network), methods.index(key), reason] for network, key, reason in failed],
         )
 
-    @traitlets.validate("network", "treatment", "budget")
-    def _check(self, proposal: traitlets.Bunch) -> Any:
-        name, value = proposal["trait"].name, proposal["value"]
-        control = self.controls[name]
-        allowed = control.get("values") or control["options"]
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
-        return value
+    _check = checked("network", "treatment", "budget")
 
     @traitlets.validate("chosen")
     def _check_chosen(self, proposal: traitlets.Bunch) -> list[str]:

@@ -7,10 +7,9 @@ carries the JavaScript, and the loader of the built book draws the in-page figur
 """
 
 import io
-import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +76,20 @@ class Figure(_BASE):  # type: ignore[misc, valid-type]
             self.add_traits(
                 _esm=traitlets.Unicode(self._esm).tag(sync=True), _css=traitlets.Unicode(self._css).tag(sync=True)
             )
-        for key, control in type(self).controls.default_args[0].items():  # type: ignore[index]
-            values.setdefault(key, control["value"])
-        super().__init__(**values)
+        controls: Any = values.get("controls") or type(self).controls.default_args[0]  # type: ignore[index]
+        super().__init__(**{key: control["value"] for key, control in controls.items()} | values)
         if _BASE is ipywidgets.VBox:
             self.children = self._stand_in()
+
+    def stops(self, name: str) -> Iterable[Any]:
+        """The values of a control that has a list of them: of a slider with stops or a menu."""
+        control = self.controls[name]
+        listed: list[Any] = control.get("values") or control.get("options") or []
+        return listed
+
+    def hint(self, name: str) -> str:
+        """What to add to the message when a control is set to a value that it does not have."""
+        return ""
 
     def numbers(self) -> dict[str, float]:
         """The readout: what the figure's JavaScript shows for the present controls, computed in Python."""
@@ -132,6 +140,24 @@ class Figure(_BASE):  # type: ignore[misc, valid-type]
         return bundle
 
 
+def checked(*names: str) -> Any:
+    """The validator of these controls: what their slider or menu does not have is a ValueError that says what it has.
+    In a class: ``_check = checked("p", "q")``."""
+    return traitlets.validate(*names)(_check)
+
+
+def _check(figure: Figure, proposal: traitlets.Bunch) -> Any:
+    name, value = proposal["trait"].name, proposal["value"]
+    if listed := list(figure.stops(name)):
+        if value not in listed:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, listed))}{figure.hint(name)}; got {value!r}")
+    else:
+        low, high = figure.controls[name]["min"], figure.controls[name]["max"]
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be a number from {low} to {high} (the ends of its slider), got {value!r}")
+    return value
+
+
 def _row(control: Mapping[str, Any]) -> Any:
     wide = {"style": {"description_width": "12em"}, "layout": {"width": "34em"}}
     if "options" in control:
@@ -141,20 +167,6 @@ def _row(control: Mapping[str, Any]) -> Any:
     kind = ipywidgets.IntSlider if isinstance(control["step"], int) else ipywidgets.FloatSlider
     limits = {name: control[name] for name in ("min", "max", "step")}
     return kind(**limits, description=control["label"], **wide)
-
-
-def finite(value: Any, name: str) -> Any:
-    """Return ``value`` if every number in it is finite, else raise a ValueError that names where it is not: JSON has no
-    NaN, and one of them would silence every figure of a page."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} is {value}: a figure's data must be finite numbers; leave the entry out instead")
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            finite(entry, f"{name}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for k, entry in enumerate(value):
-            finite(entry, f"{name}[{k}]")
-    return value
 
 
 def uniforms(seed: int, count: int) -> list[float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from ..figures import BLUE, GREY, ORANGE, RED, panels
-from .base import Figure
+from .base import Figure, checked
 
 ANGLES = np.linspace(0, np.pi / 2, 4001)
 """Where a quarter of the ball's edge is searched, from the first axis to the second."""
@@ -130,13 +130,7 @@ class BridgeGeometry(Figure):
         {"q = 4": {"q": 4.0}, "Ridge, q = 2": {"q": 2.0}, "Lasso, q = 1": {"q": 1.0}, "q = ½": {"q": 0.5}}
     ).tag(sync=True)
 
-    @traitlets.validate("q", "r", "rho", "a1", "a2")
-    def _check(self, proposal: traitlets.Bunch) -> float:
-        name, value = proposal["trait"].name, proposal["value"]
-        low, high = (type(self).controls.default_args[0][name][end] for end in ("min", "max"))  # type: ignore[index]
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be a number from {low} to {high} (its slider), got {value!r}")
-        return float(value)
+    _check = checked("q", "r", "rho", "a1", "a2")
 
     def solution(self, **changed: float) -> Solution:
         """The solution for the present controls, or with some of them changed."""

@@ -1,9 +1,8 @@
 """The headline: what q does to the score and the sparsity of networks for images and for language, side by side."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,25 +11,16 @@ import traitlets
 from matplotlib.figure import Figure as Picture
 from scipy import stats
 
+from .. import data, text
 from ..figures import BLUE, GREY, ORANGE, RED, panels
-from ..runs.records import Record
 from ..stats import summarise
-from .base import Figure
-
-IMAGES = "smallcnn"
-"""The image network whose runs are shown."""
+from .base import checked
+from .recorded import Recorded, Table, checked_table, menu, runs_by_layer, slider
 
 LANGUAGE = {"lstm": "LSTM", "transformer": "transformer"}
-"""The language models whose runs are shown, by the name that the menu shows."""
+"""The language models by the name that the menu shows."""
 
-SETS = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "ptb": "Penn Treebank",
-    "wikitext-2": "WikiText-2",
-    "tinyshakespeare": "tiny Shakespeare",
-    "python-manual": "the Python manual",
-}
+SETS = data.TITLES | text.TITLES
 
 MEASURES = {"Hoyer": "hoyer", "Gini": "gini"}
 COLOURS = {"Hoyer": BLUE, "Gini": ORANGE}
@@ -38,13 +28,16 @@ COLOURS = {"Hoyer": BLUE, "Gini": ORANGE}
 CHOSEN = "by validation"
 """The menu's entry for the p of best validation score at each q."""
 
+_SOURCE = "grid(records) of bridgeout_lite.studies.activations (images) or bridgeout_lite.studies.language"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """The runs of one network. ``rows`` has a row a run, with p, q, seed, valid, test (accuracy in %, or perplexity)
-    and "LAYER hoyer", "LAYER gini" for each layer; without noise p is 0. ``sign`` is 1 where high scores are good."""
+    """The runs of one network. ``rows`` has one row per run and layer, ``runs`` the first row of each run; without
+    noise p is 0. ``sign`` is 1 where high scores are good."""
 
     rows: pd.DataFrame
+    runs: pd.DataFrame
     layers: list[str]
     dataset: str
     sign: int
@@ -53,68 +46,51 @@ class _Task:
         """The p of best validation score for each q: the mean over the seeds that every p of this q has, so that no p
         gains from a luckier seed; of equals the lowest."""
         best: dict[Any, Any] = {}
-        for q, rows in self.rows[self.rows["p"] > 0].groupby("q"):
-            shared = set.intersection(*(set(part["seed"]) for _, part in rows.groupby("p")))
-            means = rows[rows["seed"].isin(shared)].groupby("p")["valid"].mean().to_dict()
+        for q, runs in self.runs[self.runs["p"] > 0].groupby("q"):
+            shared = set.intersection(*(set(part["seed"]) for _, part in runs.groupby("p")))
+            if not shared:
+                raise ValueError(
+                    f"the runs of {runs['model'].iloc[0]} with q = {q:g} have no seed in common, so no p can be "
+                    "chosen: run the sweep to its end, or leave out a p"
+                )
+            means = runs[runs["seed"].isin(shared)].groupby("p")["valid"].mean().to_dict()
             best[q] = max(means, key=lambda p: self.sign * means[p])
         return best
 
-    def curve(self, p: str, value: str) -> pd.DataFrame:
-        """Columns q, p, mean, low, high, n of a column of ``rows``, for the menu's p; nan for the interval of one."""
-        table = summarise(self.rows[self.rows["p"] > 0], ["q", "p"], value)
+    def curve(self, p: str, value: str, layer: str | None = None) -> pd.DataFrame:
+        """Columns q, p, mean, low, high, n of a column of a layer's rows, for the menu's p; nan for the interval of one
+        seed."""
+        rows = self.of(layer)
+        table = summarise(rows[rows["p"] > 0], ["q", "p"], value)
         wanted = table["q"].map(self.chosen()) if p == CHOSEN else float(p)
         return table[table["p"] == wanted].set_index("q", drop=False)
 
+    def of(self, layer: str | None) -> pd.DataFrame:
+        """The rows of a layer, or those of the runs."""
+        return self.runs if layer is None else self.rows[self.rows["layer"] == layer]
 
-def _task(records: Iterable[Record], model: str, score: str, sign: int) -> _Task | None:
-    """The runs of a network without noise and with Sparseout; of several studies (runs that differ in more than method,
-    p, q and seed) the one with most runs. None if it has none with noise."""
-    studies: dict[str, dict[tuple[float, float, int], Record]] = {}
-    for record in records:
-        spec = record.spec
-        if spec.get("model") == model and spec.get("method") in ("none", "sparseout"):
-            common = {k: v for k, v in spec.items() if k not in ("method", "p", "q", "seed")}
-            key = float(spec["p"]), float(spec["q"]) if spec["p"] else 0.0, spec["seed"]
-            studies.setdefault(json.dumps(common, sort_keys=True), {}).setdefault(key, record)
-    runs = max(studies.values(), key=len, default={})
-    if not any(p for p, _, _ in runs):
-        return None
-    layers = list(next(iter(runs.values())).metrics.get("layers") or ())
-    rows = []
-    for (p, q, seed), record in sorted(runs.items(), key=lambda item: item[0]):
-        metrics = record.metrics
-        row: dict[str, Any] = {"p": p, "q": q, "seed": seed}
-        try:
-            if not layers or list(metrics["layers"]) != layers:
-                raise ValueError("its layers are not those of the other runs")
-            row |= {part: metrics[f"{part}_{score}"] for part in ("valid", "test")}
-            row |= {f"{k} {m}": metrics["layers"][k][m] for k in layers for m in MEASURES.values()}
-            if not all(isinstance(v, int | float) and math.isfinite(v) for v in row.values()):
-                raise ValueError("a measurement of it is not a finite number")
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"it has no entry {error}" if isinstance(error, KeyError) else error
-            name = f"{model}, p = {p:g}, q = {q:g}, seed {seed}"
-            raise ValueError(f"the run {name} cannot be shown: {what}; leave it out or rerun it") from error
-        rows.append(row)
-    frame = pd.DataFrame(rows)
-    for exponent, part in frame[frame["p"] > 0].groupby("q"):
-        if not set.intersection(*(set(one["seed"]) for _, one in part.groupby("p"))):
-            raise ValueError(
-                f"the runs of {model} with q = {exponent:g} have no seed in common, so no p can be chosen: "
-                "run the sweep to its end, or leave out a p"
-            )
-    dataset = next(iter(runs.values())).spec["dataset"]
-    return _Task(frame, layers, SETS.get(dataset, dataset), sign)
+
+def _tasks(table: Table, sign: int) -> dict[str, _Task]:
+    """The networks of a table by name, once it is known that they can be shown."""
+    tasks = {}
+    given = checked_table(table, ("model", "p", "q", "seed", "layer"), (), _SOURCE)
+    for model, part in given.groupby("model", sort=False):
+        rows, runs, layers = runs_by_layer(part, ("valid", "test", *MEASURES.values()), _SOURCE)
+        name, dataset = str(model), rows["dataset"].iloc[0]
+        tasks[LANGUAGE.get(name, name)] = _Task(rows, runs, layers, SETS.get(dataset, dataset), sign)
+    return tasks
 
 
 def pack(task: _Task) -> dict[str, Any]:
-    """A task as the page needs it, in JSON values: ``layers``, ``dataset``, ``sign``, and ``runs``, one list a run of
+    """A task as the page needs it, in JSON values: ``layers``, ``dataset``, ``sign``, and ``runs``, one list per run of
     p, q, seed, validation and test score, then Hoyer and Gini of each layer."""
     about = {"layers": task.layers, "dataset": task.dataset, "sign": task.sign}
-    return about | {"runs": task.rows.to_numpy(float).tolist()}
+    scores = task.runs[["p", "q", "seed", "valid", "test"]].to_numpy(float)
+    measures = task.rows[[*MEASURES.values()]].to_numpy(float).reshape(len(scores), -1)
+    return about | {"runs": np.hstack([scores, measures]).tolist()}
 
 
-class Headline(Figure):
+class Headline(Recorded):
     """Recorded runs of two tasks side by side: test accuracy of an image network and test perplexity of a language
     model against q, and below each the sparsity (Hoyer and Gini) of one layer's activations. Points are means over
     seeds with 95 % Student-t intervals; a setting with one seed has a hollow point and no interval.
@@ -123,13 +99,12 @@ class Headline(Figure):
     (images gain right of q = 2, language left of it): words in the figure, no data.
 
     Args:
-        images: of the activation grid (chapter 4): the small CNN, without noise and with Sparseout.
-        language: of the sweep "language-model" (chapter 9): the LSTM, the transformer, or both. Of runs that differ in
-            more than method, p, q and seed those of the study with most runs are shown; other runs are left out.
+        images: of one network, from :func:`bridgeout_lite.studies.activations.grid`.
+        language: of one model or several, from :func:`bridgeout_lite.studies.language.grid`.
 
     Raises:
-        ValueError: no run to show; a run that lacks a measurement or has one that is not a finite number; p of which no
-            seed is common; a control that is set to what is not recorded.
+        ValueError: a table that cannot be shown (see :func:`~.recorded.runs_by_layer`); settings of p of which no seed
+            is common; a control that is set to what is not recorded.
     """
 
     file = "headline"
@@ -142,67 +117,41 @@ class Headline(Figure):
     quantiles: Any = traitlets.List().tag(sync=True)
     """Of Student's t, 97.5 %, for 2, 3, ... seeds."""
     title = traitlets.Unicode("Sparser or denser? Images and language").tag(sync=True)
-    controls = traitlets.Dict({}).tag(sync=True)
 
-    def __init__(self, images: Iterable[Record], language: Iterable[Record], **values: Any) -> None:
-        pictures = _task(images, IMAGES, "accuracy", 1)
-        if pictures is None:
-            raise ValueError(
-                f'no recorded run of model "{IMAGES}" with method "sparseout" and p > 0 is among the image records: '
-                'give bridgeout_lite.notebook.results("activation-grid")'
-            )
-        texts = [*language]
-        found = {name: _task(texts, model, "perplexity", -1) for model, name in LANGUAGE.items()}
-        known = {name: task for name, task in found.items() if task is not None}
-        if not known:
-            raise ValueError(
-                f'no recorded run of model {" or ".join(map(repr, LANGUAGE))} with method "sparseout" and p > 0 is '
-                'among the language records: give bridgeout_lite.notebook.results("language-model"), or record them '
-                "with `bridgeout sweep language-model`"
-            )
-        self._tasks = {IMAGES: pictures} | known
-        rows = pd.concat([task.rows for task in self._tasks.values()])
-        noisy = rows[rows["p"] > 0]
-        seeds = int(rows["seed"].nunique())
+    def __init__(self, images: Table, language: Table, **values: Any) -> None:
+        pictures, texts = _tasks(images, 1), _tasks(language, -1)
+        if len(pictures) > 1:
+            raise ValueError(f"the image table is of several networks ({', '.join(pictures)}): give the rows of one")
+        self._tasks = pictures | texts
+        for task in self._tasks.values():
+            task.chosen()  # so that a p that cannot be chosen is told now
+        ((self._image, picture),) = pictures.items()
+        runs = pd.concat([task.runs for task in self._tasks.values()])
+        noisy = runs[runs["p"] > 0]
         exponents = sorted(noisy["q"].unique().tolist())
-        places = {name: [f"{name}: {layer}" for layer in task.layers] for name, task in known.items()}
+        places = {name: [f"{name}: {layer}" for layer in task.layers] for name, task in texts.items()}
+        strengths = [CHOSEN, *(f"{p:g}" for p in sorted(noisy["p"].unique()))]
         controls = {
-            "q": {"label": "exponent q", "values": exponents, "value": min(exponents, key=lambda q: abs(q - 2))},
-            "p": {
-                "label": "drop probability p",
-                "options": [CHOSEN, *(f"{p:g}" for p in sorted(noisy["p"].unique()))],
-                "value": CHOSEN,
-            },
-            "layer": {"label": f"layer of {IMAGES}", "options": pictures.layers, "value": pictures.layers[-1]},
-            "place": {
-                "label": "language model: layer",
-                "options": [place for each in places.values() for place in each],
-                "value": next(iter(places.values()))[-1],
-            },
+            "q": slider("exponent q", exponents, min(exponents, key=lambda q: abs(q - 2))),
+            "p": menu("drop probability p", strengths, CHOSEN),
+            "layer": menu(f"layer of {self._image}", picture.layers, picture.layers[-1]),
+            "place": menu("language model: layer", chain(*places.values()), next(iter(places.values()))[-1]),
         }
-        for key, control in controls.items():
-            values.setdefault(key, control["value"])
         super().__init__(
             **values,
             controls=controls,
             presets={name[0].upper() + name[1:]: {"place": each[-1]} for name, each in places.items()},
             tasks={name: pack(task) for name, task in self._tasks.items()},
-            quantiles=stats.t.ppf(0.975, np.arange(1, max(seeds, 2))).tolist(),
+            quantiles=stats.t.ppf(0.975, np.arange(1, max(runs["seed"].nunique(), 2))).tolist(),
         )
 
-    @traitlets.validate("q", "p", "layer", "place")
-    def _check(self, proposal: traitlets.Bunch) -> Any:
-        name, value = proposal["trait"].name, proposal["value"]
-        control = self.controls[name]
-        allowed = control.get("values") or control["options"]
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
-        return value
+    _check = checked("q", "p", "layer", "place")
 
     def _sides(self) -> dict[str, tuple[str, _Task, str]]:
         """By kind: the name of the network that is shown, its runs, and its layer."""
         model, _, layer = self.place.partition(": ")
-        return {"image": (IMAGES, self._tasks[IMAGES], self.layer), "language": (model, self._tasks[model], layer)}
+        image = self._image, self._tasks[self._image], self.layer
+        return {"image": image, "language": (model, self._tasks[model], layer)}
 
     def numbers(self) -> dict[str, float]:
         """For images and language at the present q: p, test accuracy (%) or perplexity with its 95 % interval, number
@@ -215,21 +164,20 @@ class Headline(Figure):
             numbers |= {f"{kind}_{name}": float(at[column]) for name, column in columns.items()}
             numbers[f"{kind}_seeds"] = float(np.nan_to_num(at["n"]))
             for m in MEASURES.values():
-                numbers[f"{kind}_{m}"] = float(task.curve(self.p, f"{layer} {m}")["mean"].get(self.q, math.nan))
+                numbers[f"{kind}_{m}"] = float(task.curve(self.p, m, layer)["mean"].get(self.q, math.nan))
         return numbers
 
     def picture(self) -> Picture:
         fig, axes = panels(4, rows=2, width=9, height=5.6, layout="constrained")
-        claims = {"image": "claim: better here →", "language": "← claim: better here"}
-        for side, (kind, (name, task, layer)) in enumerate(self._sides().items()):
-            score, sparsity = axes[side], axes[2 + side]
-            self._line(score, task, "test", BLUE)
-            score.set(title=f"{name}, {task.dataset}: " + ("images" if task.sign > 0 else "language"))
-            score.set_ylabel("test accuracy (%)" if task.sign > 0 else "test perplexity")
-            score.text(0.98 if task.sign > 0 else 0.02, 0.93, claims[kind], transform=score.transAxes)
-            score.texts[-1].set_horizontalalignment("right" if task.sign > 0 else "left")
+        for side, (name, task, layer) in enumerate(self._sides().values()):
+            score, sparsity, image = axes[side], axes[2 + side], task.sign > 0
+            self._line(score, task, None, "test", BLUE)
+            score.set(title=f"{name}, {task.dataset}: " + ("images" if image else "language"))
+            score.set_ylabel("test accuracy (%)" if image else "test perplexity")
+            place = {"x": 0.98, "s": "claim: better here →"} if image else {"x": 0.02, "s": "← claim: better here"}
+            score.text(**place, y=0.93, transform=score.transAxes, horizontalalignment="right" if image else "left")
             for measure, column in MEASURES.items():
-                self._line(sparsity, task, f"{layer} {column}", COLOURS[measure], measure)
+                self._line(sparsity, task, layer, column, COLOURS[measure], measure)
             sparsity.set(title=f"Sparsity of {layer}", ylabel="0 to 1", ylim=(0, 1))
             sparsity.legend()
             for ax in (score, sparsity):
@@ -237,12 +185,11 @@ class Headline(Figure):
                 ax.set(xlabel="exponent q (2 is Dropout)")
         return fig
 
-    def _line(self, ax: Any, task: _Task, value: str, colour: str, label: str | None = None) -> None:
-        curve = task.curve(self.p, value)
+    def _line(self, ax: Any, task: _Task, layer: str | None, value: str, colour: str, label: str | None = None) -> None:
+        curve, rows = task.curve(self.p, value, layer), task.of(layer)
         half = (curve["high"] - curve["mean"]).fillna(0)
         ax.errorbar(curve["q"], curve["mean"], yerr=half, color=colour, marker="o", capsize=3, label=label)
         single = curve[curve["n"] == 1]
         ax.plot(single["q"], single["mean"], "o", markerfacecolor="white", color=colour)
-        quiet = task.rows[task.rows["p"] == 0][value]
-        if len(quiet):
+        if len(quiet := rows[rows["p"] == 0][value]):
             ax.axhline(quiet.mean(), color=GREY, linestyle="--", linewidth=1)

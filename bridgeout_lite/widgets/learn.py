@@ -9,11 +9,10 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes
 
-from ..checks import check_choice, check_exponent, check_probability
 from ..figures import BLUE, panels
 from ..noise import SLOPE_FLOOR
 from ..theory import bridge_path
-from .base import Figure, uniforms
+from .base import Figure, checked, uniforms
 
 Array = NDArray[np.floating[Any]]
 
@@ -102,21 +101,7 @@ class LearnWhileYouDrag(Figure):
     def _table(self) -> bytes:
         return diabetes()[1]
 
-    @traitlets.validate("method", "p", "q", "rate")
-    def _check(self, proposal: traitlets.Bunch) -> float | str:
-        name, value = proposal["trait"].name, proposal["value"]
-        if name == "method":
-            return check_choice(value, METHODS, "method")
-        if name == "rate":
-            if value not in RATES:
-                raise ValueError(
-                    f"rate must be one of {', '.join(map(str, RATES))} (the slider's stops), got {value!r}"
-                )
-        elif name == "p" and not 0.05 <= check_probability(value) <= 0.7:
-            raise ValueError(f"p must lie between 0.05 and 0.7 in this figure (the slider's ends), got {value!r}")
-        elif name == "q" and not 0.5 <= check_exponent(value) <= 3:
-            raise ValueError(f"q must lie between 0.5 and 3 in this figure (the slider's ends), got {value!r}")
-        return float(value)
+    _check = checked("method", "p", "q", "rate")
 
     @traitlets.validate("table")
     def _check_table(self, proposal: traitlets.Bunch) -> bytes:

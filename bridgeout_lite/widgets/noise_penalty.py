@@ -8,11 +8,10 @@ import traitlets
 from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 
-from ..checks import check_choice, check_exponent, check_probability
 from ..figures import BLUE, GREY, RED, panels
 from ..noise import FORMS
 from ..theory import relative_noise
-from .base import Figure, uniforms
+from .base import Figure, checked, uniforms
 
 DRAWS = 500
 """Draws behind the simulated mean and variance."""
@@ -26,11 +25,11 @@ class NoisePenalty(Figure):
     :math:`\tfrac12\tfrac{p}{1-p}|x|^q` (nats, squared loss, weight 1).
 
     Args:
-        x: the activation, -2 to 2. p, q: of the noise, p at most 0.9 and q at most 4 here. form: "odd" or "even".
-        seed: of the draws.
+        x: the activation, -2 to 2. p: drop probability, 0 to 0.9. q: exponent, 0 to 4. form: "odd" or "even".
+        seed: seeds the draws.
 
     Raises:
-        ValueError: p, q or form that no noise has, or x outside [-2, 2].
+        ValueError: a control outside these ranges.
     """
 
     file = "noise_penalty"
@@ -58,18 +57,7 @@ class NoisePenalty(Figure):
         }
     ).tag(sync=True)
 
-    @traitlets.validate("p", "q", "form", "x")
-    def _check(self, proposal: traitlets.Bunch) -> float | str:
-        name, value = proposal["trait"].name, proposal["value"]
-        if name == "form":
-            return check_choice(value, FORMS, "form")
-        if name == "x" and not -2 <= value <= 2:
-            raise ValueError(f"x must be a number with -2 <= x <= 2 (the axis of the figure), got {value!r}")
-        if name == "p" and check_probability(value) > 0.9:
-            raise ValueError(f"p must be at most 0.9 in this figure (the axis ends there), got {value!r}")
-        if name == "q" and check_exponent(value) > 4:
-            raise ValueError(f"q must be at most 4 in this figure (the slider ends there), got {value!r}")
-        return float(value)
+    _check = checked("p", "q", "form", "x")
 
     def law(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The two values of the noisy activation, dropped and kept, and their probabilities."""

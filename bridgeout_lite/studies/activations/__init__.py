@@ -5,12 +5,14 @@ from ..images import runs_frame
 from ..measures import HISTOGRAM_EDGES, MAPPED_IMAGES, MEASURED_IMAGES, layers_frame, measure_activations
 from .claims import SECTION
 from .study import activation_grid
+from .tables import grid
 
 __all__ = [
     "HISTOGRAM_EDGES",
     "MAPPED_IMAGES",
     "MEASURED_IMAGES",
     "STUDY",
+    "grid",
     "layers_frame",
     "measure_activations",
     "runs_frame",

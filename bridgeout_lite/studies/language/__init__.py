@@ -14,6 +14,7 @@ from .study import (
     measure_hidden,
     tuned,
 )
+from .tables import grid
 
 __all__ = [
     "METHODS",
@@ -28,6 +29,7 @@ __all__ = [
     "cross_entropy",
     "evaluate_language",
     "fit_language",
+    "grid",
     "is_noise_place",
     "language_model",
     "measure_hidden",

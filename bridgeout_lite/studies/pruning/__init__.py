@@ -21,6 +21,7 @@ from ..curves import (
 )
 from .claims import SECTION
 from .study import pruning_cifar100, pruning_comparison, pruning_published
+from .tables import comparisons
 
 __all__ = [
     "AMOUNTS",
@@ -34,6 +35,7 @@ __all__ = [
     "STUDY",
     "at_best",
     "choose_settings",
+    "comparisons",
     "curves_frame",
     "endures",
     "prune_as_released",
