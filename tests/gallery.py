@@ -189,7 +189,7 @@ GALLERY = {
         ),
     ),
     "PruningExplorer": Shown(
-        'widgets.PruningExplorer(bl.studies.pruning.comparisons(bl.notebook.results("pruning-cifar10")))',
+        'widgets.PruningExplorer(bl.studies.pruning.tables.comparisons(bl.notebook.results("pruning-cifar10")))',
         [("amount", "ArrowRight", 1), ("Recalibrated", "Enter", 1)],
         {"amount": 0.5},
         stops=(("method", "p", "q"), ("treatment", "amount"), ("study", "target")),

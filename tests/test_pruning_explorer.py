@@ -18,8 +18,7 @@ from bridgeout_lite.models import tied
 from bridgeout_lite.pruning import prune
 from bridgeout_lite.studies import curves as protocol
 from bridgeout_lite.studies import published
-from bridgeout_lite.studies.pruning import comparisons
-from bridgeout_lite.studies.pruning.tables import EVERYTHING, TREATMENTS, accuracies, rule
+from bridgeout_lite.studies.pruning.tables import EVERYTHING, TREATMENTS, accuracies, comparisons, rule
 from bridgeout_lite.widgets.pruning_explorer import NAMES, PruningExplorer
 
 METHODS = {name: method for method, name in NAMES.items()}

@@ -26,7 +26,7 @@ COLOURS = {"no noise": GREY, "dropout": ORANGE, "Batch Bridgeout": BLUE, "Sparse
 BESIDE = ("other methods", "other treatments")
 
 _SOURCE = (
-    "bridgeout_lite.studies.pruning.comparisons(records) of records such as "
+    "bridgeout_lite.studies.pruning.tables.comparisons(records) of records such as "
     'bridgeout_lite.notebook.results("pruning-cifar10")'
 )
 
@@ -121,7 +121,7 @@ class PruningExplorer(Recorded):
 
     Args:
         comparisons: of one or several data sets, networks and recipes, from
-            :func:`bridgeout_lite.studies.pruning.comparisons`.
+            :func:`bridgeout_lite.studies.pruning.tables.comparisons`.
 
     Attributes:
         overlay: whether the published curve of the method is drawn.

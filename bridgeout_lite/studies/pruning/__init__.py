@@ -21,7 +21,6 @@ from ..curves import (
 )
 from .claims import SECTION
 from .study import pruning_cifar100, pruning_comparison, pruning_published
-from .tables import comparisons
 
 __all__ = [
     "AMOUNTS",
@@ -35,7 +34,6 @@ __all__ = [
     "STUDY",
     "at_best",
     "choose_settings",
-    "comparisons",
     "curves_frame",
     "endures",
     "prune_as_released",
