@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import bridgeout_lite as bl
 from bridgeout_lite import widgets
+from bridgeout_lite.widgets.base import Figure
 
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
@@ -39,7 +40,7 @@ class Shown(NamedTuple):
     spoil: tuple[tuple[Callable[[dict], Any], str], ...] = ()
     """A change of the figure's stored state, and what then stands in the figure's place."""
 
-    def make(self, **values: Any) -> widgets.base.Figure:
+    def make(self, **values: Any) -> Figure:
         code = self.code.removesuffix(")")
         return eval(f"{code}{'' if code.endswith('(') else ', '}**values)", {"bl": bl, "widgets": widgets}, locals())
 
