@@ -74,7 +74,9 @@ def check(path: Path) -> str:
         os.environ.update(colab(Path(content), notebook.cells[code[0]].source))
         resources = {"metadata": {"path": content}}
         try:
-            NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+            NotebookClient(
+                notebook, timeout=900, startup_timeout=300, kernel_name="python3", resources=resources
+            ).execute()
         except CellExecutionError as error:
             result = f"{error.ename}: {error.evalue}".splitlines()[0]
     seconds = time.monotonic() - start
