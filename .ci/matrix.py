@@ -2,7 +2,7 @@
 
 One environment after the other (with the CUDA build of torch one takes 6 GB), each in _build/matrix and removed when it
 is done; what each step printed is kept in _build/matrix/PYTHON.log. Environment variables:
-PYTHONS="3.12" chooses the interpreters, MATRIX_TESTS="tests/test_noise.py" the tests, MATRIX_CHAPTER="02" the chapter,
+PYTHONS="3.12" chooses the interpreters, MATRIX_TESTS=tests/core the tests, MATRIX_CHAPTER="02" the chapter,
 MATRIX_KEEP=1 keeps the environments. The exit status is 1 if a step failed anywhere, or if no interpreter was found.
 """
 

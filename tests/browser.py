@@ -148,10 +148,9 @@ def weight(figure) -> int:
 
 def in_fresh_python(code: str, **environment: str):
     """What ``code`` prints last, as JSON, in a Python of its own with these environment variables."""
+    tests = ROOT / "tests"
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests / "figures")])} | environment
     command = [sys.executable, "-c", code]
-    variables = os.environ | environment
-    done = subprocess.run(
-        command, env=variables, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, env=variables, cwd=tests, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -55,7 +55,7 @@ def test_the_spec_is_complete():
 
 @pytest.mark.parametrize("name", sweeps())
 def test_what_is_recorded_is_found_again(name):
-    path = Path(__file__).parents[1] / "results" / f"{name}.jsonl"
+    path = Path(__file__).parents[2] / "results" / f"{name}.jsonl"
     if not path.exists():
         pytest.skip("nothing is recorded of this sweep")
     assert Store(path).keys() <= {fingerprint(e.spec) for e in sweeps()[name]()}

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -403,7 +404,7 @@ def test_a_finished_run_gives_its_stored_history(digits, tmp_path):
 CHILD = """
     import sys, time, torch
     torch.set_num_threads(1)
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = {tests!r}
     import bridgeout_lite as bl
     from test_training import QUICK, Stop, noisy, train
 
@@ -419,7 +420,10 @@ CHILD = """
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_kill_9_in_the_middle_of_epoch_2(digits, whole, tmp_path):
-    file, code = tmp_path / "run.pt", textwrap.dedent(CHILD).format(tests=os.path.dirname(__file__))
+    file, code = (
+        tmp_path / "run.pt",
+        textwrap.dedent(CHILD).format(tests=[str(folder) for folder in Path(__file__).parents[:2]]),
+    )
     with subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout.readline() == "in the middle of epoch 2\n"

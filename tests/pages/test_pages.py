@@ -20,7 +20,7 @@ from bridgeout_lite import widgets
 
 pytestmark = pytest.mark.pages
 
-HTML = Path(__file__).parents[1] / "_build" / "html"
+HTML = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(
     p.relative_to(HTML).as_posix() for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html")
 )

@@ -8,7 +8,7 @@ import pytest
 
 from bridgeout_lite.studies import published
 
-READ = Path(__file__).parents[2] / "shared" / "facts" / "batch_bridgeout_curves.json"
+READ = Path(__file__).parents[3] / "shared" / "facts" / "batch_bridgeout_curves.json"
 
 
 def test_every_curve_is_there_and_plausible():

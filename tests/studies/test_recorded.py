@@ -8,7 +8,7 @@ from bridgeout_lite import Store
 from bridgeout_lite.runs.records import fingerprint
 from bridgeout_lite.studies import STUDIES, sweeps
 
-STORES = sorted((Path(__file__).parents[1] / "results").glob("*.jsonl"))
+STORES = sorted((Path(__file__).parents[2] / "results").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("path", STORES, ids=lambda path: path.stem)

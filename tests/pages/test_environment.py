@@ -13,7 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU, PLAIN = "torch==2.13.0+cpu", "torch==2.14.1"
 SAYS_GIGABYTES = "3 GB to download"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "bridgeout_lite"
+PACKAGE = Path(__file__).parents[2] / "bridgeout_lite"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
