@@ -36,7 +36,7 @@ _made: list[bl.Record] = []
 
 def _template() -> bl.Record:
     if not _made:
-        _made.append(next(iter(results("activation-grid"))))
+        _made.append(next(iter(results("activations"))))
     return _made[0]
 
 

@@ -270,7 +270,7 @@ def _report(arguments: argparse.Namespace) -> int:
     sentence = state(ledger_table(records))
     readme.write_text(marked.sub(rf"\1 {sentence} \2", readme.read_text(encoding="utf-8")), encoding="utf-8")
     picture = Path("book") / "static" / "overview.png"
-    overview(results("activation-grid")).savefig(picture, dpi=130)
+    overview(results("activations")).savefig(picture, dpi=130)
     print(f"wrote {page}, {picture} and the ledger's state in {readme}")
     return 0
 

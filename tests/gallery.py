@@ -168,7 +168,7 @@ GALLERY = {
         ),
     ),
     "ActivationExplorer": Shown(
-        'widgets.ActivationExplorer(bl.studies.activations.grid(bl.notebook.results("activation-grid")))',
+        'widgets.ActivationExplorer(bl.studies.activations.grid(bl.notebook.results("activations")))',
         [("q", "ArrowRight", 4)],
         {"q": 3.0},
         stops=(("p", "q"),),
@@ -213,8 +213,8 @@ GALLERY = {
         ),
     ),
     "Headline": Shown(
-        'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activation-grid")), '
-        'bl.studies.language.grid(bl.notebook.results("language-model")))',
+        'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activations")), '
+        'bl.studies.language.grid(bl.notebook.results("language")))',
         [("q", "ArrowLeft", 1), ("Transformer", "Enter", 1)],
         {"q": 1.0},
         stops=(("p", "q"),),

@@ -32,7 +32,7 @@ MAPS = (2, 2)
 Trainer = Callable[[float, float, int, Callable[[float, str], None]], pd.DataFrame]
 """Trains with p, q and seed, tells how far it is (a share, words), and gives the rows of the new run."""
 
-_SOURCE = 'bridgeout_lite.studies.activations.grid(bridgeout_lite.notebook.results("activation-grid"))'
+_SOURCE = 'bridgeout_lite.studies.activations.grid(bridgeout_lite.notebook.results("activations"))'
 
 
 def _runs(table: Table) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:

@@ -300,7 +300,7 @@ def test_sweep_with_seeds_and_a_budget(capsys, tmp_path, monkeypatch):
         (["train", "--model", "alexnet"], ["smallcnn"]),
         (["train", "--method", "dropin"], ["none", "sparseout", "bridgeout", "dropout"]),
         (["train", "--epochs", "many"], ["invalid int value"]),
-        (["sweep", "everything"], ["smoke", "activation-grid", "pruning-cifar10"]),
+        (["sweep", "everything"], ["smoke", "activations", "pruning-cifar10"]),
         ([], ["required: COMMAND"]),
         (["dance"], ["doctor", "data", "train", "sweep"]),
     ],

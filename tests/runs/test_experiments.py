@@ -62,7 +62,7 @@ def test_what_is_recorded_is_found_again(name):
 
 
 def test_later_knobs_leave_older_fingerprints_alone():
-    old = next(iter(bl.notebook.results("activation-grid")))
+    old = next(iter(bl.notebook.results("activations")))
     recipe = Recipe(**old.spec["recipe"])
     assert Experiment(**{**old.spec, "recipe": recipe}).spec == old.spec
     later = [

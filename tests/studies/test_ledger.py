@@ -332,7 +332,7 @@ def test_a_run_that_diverged_is_passed_over():
 
 
 def test_chapter_4_has_rows_4_to_7():
-    assert [c.command for c in CLAIMS[3:7]] == ["`bridgeout sweep activation-grid`"] * 4
+    assert [c.command for c in CLAIMS[3:7]] == ["`bridgeout sweep activations`"] * 4
 
 
 def test_without_records_what_is_measured_says_not_run():

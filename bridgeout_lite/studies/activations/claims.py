@@ -80,7 +80,7 @@ SECTION = Section(
                 "README of the released Sparseout code",
                 NO_NUMBER,
                 _GRID,
-                "`bridgeout sweep activation-grid`",
+                "`bridgeout sweep activations`",
                 _sparser(layers, model),
             )
             for where, layers, model in (
@@ -94,7 +94,7 @@ SECTION = Section(
             "Khan & Stavness 2019, abstract",
             NO_NUMBER,
             _GRID,
-            "`bridgeout sweep activation-grid`",
+            "`bridgeout sweep activations`",
             _denser_is_better,
         ),
         Claim(

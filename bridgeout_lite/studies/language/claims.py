@@ -128,7 +128,7 @@ SECTION = Section(
                 "Khan & Stavness 2019, abstract" + also,
                 NO_NUMBER,
                 _LANGUAGE,
-                "`bridgeout sweep language-model`",
+                "`bridgeout sweep language`",
                 _sparser_is_better(model),
             )
             for name, model, also in (("LSTM", "lstm", ""), ("transformer", "transformer", _TRANSFORMER))
@@ -139,7 +139,7 @@ SECTION = Section(
                 "README of the released Sparseout code, on activations in general",
                 NO_NUMBER,
                 _LANGUAGE,
-                "`bridgeout sweep language-model`",
+                "`bridgeout sweep language`",
                 _sparser_states(places, model),
             )
             for name, places, model in (
@@ -153,7 +153,7 @@ SECTION = Section(
             "the source; copies of the last disagree on the data set",
             "; ".join(f"{value:g}" for _, value in published.PTB_PERPLEXITIES),
             "tied embeddings (2.65 M parameters), Dropout p = 0.2, AdamW, 6 epochs",
-            "`bridgeout sweep language-model`",
+            "`bridgeout sweep language`",
             _published_perplexity,
         ),
     ),
