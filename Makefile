@@ -12,7 +12,7 @@ SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js) book/static/figures.js
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
 
-.PHONY: help book run test env data lint unit nbval pages report screenshots benchmarks matrix colab clean
+.PHONY: help book run test env data lint unit nbval pages report screenshots benchmarks seeds matrix colab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/figures.py
+
+seeds: env  ## whether what chapters assert holds for other seeds: CHAPTERS="04 10" SEEDS=5 THREADS=1
+	$(BIN)/python .ci/seeds.py
 
 matrix:  ## lint, unit tests and a chapter on each of Python 3.10 to 3.13 that is found
 	$(PYTHON) .ci/matrix.py
