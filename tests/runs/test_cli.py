@@ -373,3 +373,10 @@ def test_a_real_ctrl_c(tmp_path, capsys):
     assert error == "interrupted in epoch 2 of 3: run the same call again to go on from epoch 2\n"
     assert main(command) == 0
     assert "test accuracy" in capsys.readouterr().out
+
+
+def test_where_only_the_layers_can_be_used_one_line_says_what_is_missing():
+    code = "import sys; sys.modules['pandas'] = None; from bridgeout_lite.__main__ import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "needs pandas" in done.stderr and "bridgeout_lite[book]" in done.stderr
