@@ -279,9 +279,10 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capsys, counte
 
 SCRIPT = """
 import sys
-import bridgeout_lite as bl
-from bridgeout_lite.studies.smoke import smoke
-bl.sweep(smoke(), sys.argv[1], device="cpu", progress=False)
+from bridgeout_lite import Experiment, Recipe, sweep
+recipe = Recipe(epochs=3, batch_size=64, lr=0.05, precision="float32")
+same = dict(p=0.2, width=0.25, train=256, valid=64, test=64, recipe=recipe, measures=())
+sweep([Experiment("digits", q=q, **same) for q in (1.0, 1.5, 2.0)], sys.argv[1], device="cpu", progress=False)
 """
 
 
@@ -295,7 +296,7 @@ def start(store):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    store = tmp_path_factory.mktemp("smoke") / "smoke.jsonl"
+    store = tmp_path_factory.mktemp("grid") / "grid.jsonl"
     assert start(store).wait() == 0
     return list(Store(store))
 
@@ -308,7 +309,7 @@ def wait_for(condition, process, seconds=120):
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
 def test_killed_three_times_it_ends_with_the_same_records(tmp_path, undisturbed):
-    store = tmp_path / "smoke.jsonl"
+    store = tmp_path / "grid.jsonl"
 
     def progress():  # (records, epochs of the run in progress) grows with every epoch
         return len(list(Store(store))), sum(p.stat().st_mtime_ns for p in tmp_path.rglob("*.pt"))
@@ -324,7 +325,7 @@ def test_killed_three_times_it_ends_with_the_same_records(tmp_path, undisturbed)
 
 
 def test_two_sweeps_share_a_store(tmp_path, undisturbed):
-    store = tmp_path / "smoke.jsonl"
+    store = tmp_path / "grid.jsonl"
     both = [start(store), start(store)]
     assert [process.wait() for process in both] == [0, 0]
     assert results(Store(store)) == results(undisturbed)
@@ -336,7 +337,7 @@ def test_two_sweeps_share_a_store(tmp_path, undisturbed):
 
 def test_a_cluster_that_loses_a_worker_loses_nothing(tmp_path, undisturbed):
     distributed = pytest.importorskip("distributed")
-    store = tmp_path / "smoke.jsonl"
+    store = tmp_path / "grid.jsonl"
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
