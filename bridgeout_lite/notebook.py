@@ -2,6 +2,7 @@
 
 import os
 import platform
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -17,6 +18,8 @@ def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
     """Seed torch, set the figure style, print versions, device, data and, if given, the chapter's running time in
     ``minutes`` on two CPU cores; return the device."""
     torch.manual_seed(seed)
+    # torch 2.14 warns of its own use of torch.jit in forward-mode differentiation
+    warnings.filterwarnings("ignore", r".*torch\.jit\.script.*deprecated", FutureWarning)
     figures.use_style()
     device = pick_device()
     versions = [f"Python {platform.python_version()}", f"bridgeout_lite {package_version()}"]
