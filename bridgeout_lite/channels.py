@@ -177,7 +177,7 @@ def trace(plain: nn.Module, example_input: Tensor | None) -> Any:
 def black_image(model: nn.Module) -> Tensor:
     """A batch of one image of 32x32 zeros, with the channels that the first convolution (of any kind) takes."""
     channels = (getattr(module, "in_channels", None) for module in model.modules())
-    return torch.zeros(1, next(c for c in channels if isinstance(c, int)), 32, 32)
+    return torch.zeros(1, next(c for c in channels if isinstance(c, int)), 32, 32, device="cpu")
 
 
 def group_of(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
@@ -263,7 +263,7 @@ def silencing_masks(graph: Any, picks: dict[nn.Conv2d, list[int]]) -> dict[tuple
 def _groups(graph: Any) -> list[ChannelGroup]:
     convs = [m for m in graph.model.modules() if isinstance(m, nn.Conv2d)]
     try:
-        roots = list(tied_channels(graph, {conv: torch.zeros(conv.out_channels) for conv in convs}, "l2"))
+        roots = list(tied_channels(graph, {conv: torch.zeros(conv.out_channels, device="cpu") for conv in convs}, "l2"))
     except ValueError as error:
         reason = str(error).removesuffix("; prune with silence=False")
         raise ValueError(
@@ -278,7 +278,7 @@ def _members(graph: Any, root: nn.Conv2d) -> ChannelGroup:
     for item in group_of(graph, root, list(range(root.out_channels))):
         module, writes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
         if isinstance(module, nn.Conv2d | nn.Linear):
-            places, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+            places, channels = (torch.tensor(ids, device="cpu") for ids in (item.idxs, item.root_idxs))
             members[names[module], writes] = Member(names[module], writes, places, channels)
     order = list(names.values())  # the model's, so that sums have the same bits in every run
     in_order = sorted(members.values(), key=lambda m: (order.index(m.layer), m.writes))

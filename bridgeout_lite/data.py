@@ -158,7 +158,8 @@ def load_images(
         DataError: the data is missing, damaged, cannot be fetched or cannot be written.
     """
     check_choice(name, IMAGE_SETS, "name")
-    chosen, (x, y, test_x, test_y, classes) = _pixels(name, data_folder(root), download)
+    with torch.device("cpu"):  # whatever torch.set_default_device says
+        chosen, (x, y, test_x, test_y, classes) = _pixels(name, data_folder(root), download)
     if chosen == "digits":
         valid = min(valid, len(y) // 5)
         if name == "auto":  # sizes were meant for CIFAR-10; what stands in for it gives what it has
@@ -168,7 +169,7 @@ def load_images(
     rest = len(y) - valid
     train = rest if train is None else check_whole(train, f"{chosen} with valid={valid}: train", 1, rest)
     test = len(test_y) if test is None else check_whole(test, f"{chosen}: test", 1, len(test_y))
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(y), device="cpu", generator=torch.Generator().manual_seed(seed))
     train_part = Split(x[order[valid : valid + train]], y[order[valid : valid + train]])
     valid_part = Split(x[order[:valid]], y[order[:valid]])
     test_part = Split(test_x[:test], test_y[:test])
@@ -194,7 +195,7 @@ def _kept_images(dataset: str, root: Path, train: int | None, valid: int, test: 
 
 def _channel_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images, exactly, from counts of the 256 values."""
-    values = torch.arange(256, dtype=torch.float64)
+    values = torch.arange(256, dtype=torch.float64, device=x.device)
     counts = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double()
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .checks import check_choice, check_exponent, check_fraction, check_probability
@@ -184,7 +184,7 @@ def smallest_mask(w: Tensor, fraction: float, target: str = "kernels") -> Tensor
 
 def _smallest_of_rows(rows: Tensor, count: int) -> Tensor:
     """Boolean mask, true on the ``count`` smallest elements of each row."""
-    if rows.device.type == "cpu" and count:  # many times as fast as topk
+    if rows.device.type == "cpu" and count and not _traced(rows):  # many times as fast as topk
         last = np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count]
         mask = rows <= torch.from_numpy(last)
         if bool((mask.sum(1) == count).all()):
@@ -211,9 +211,9 @@ def keep_mask(like: Tensor, p: float, generator: torch.Generator | None = None) 
     whole, rest = divmod((1.0 - p) * 65536.0, 1.0)
     threshold = int(whole) - 32768  # int16 runs from -32768
     if threshold > 32767:  # p below 2^-53: 1 - p rounds to 1
-        return torch.ones(count, dtype=torch.uint8)
+        return torch.ones(count, dtype=torch.uint8, device=device)
     keep = np.empty(count, dtype=bool)  # numpy compares and searches faster than torch here
-    words = torch.empty((min(count, _BLOCK) + 3) // 4, dtype=torch.int64)
+    words = torch.empty((min(count, _BLOCK) + 3) // 4, dtype=torch.int64, device=device)
     ties = []
     for start in range(0, count, _BLOCK):
         block = keep[start : start + _BLOCK]
@@ -225,7 +225,7 @@ def keep_mask(like: Tensor, p: float, generator: torch.Generator | None = None) 
             ties.append((bits == threshold).nonzero()[0] + start)
     if ties:
         tie = np.concatenate(ties)
-        keep[tie] = (torch.rand(len(tie), generator=generator) < rest).numpy()
+        keep[tie] = (torch.rand(len(tie), device=device, generator=generator) < rest).numpy()
     return torch.from_numpy(keep).view(torch.uint8)
 
 
@@ -248,6 +248,8 @@ def _perturb(
 ) -> Tensor:
     if x.numel() == 0:
         return x.clone()
+    if _traced(x):
+        return _plain(x, p, q, form, gradient, target, generator, shared)
     if not _is_dense(x):
         x = x.clone()  # dense, in the memory order of x
     # the mask lies in memory as x does, so both can be walked as flat arrays
@@ -260,6 +262,53 @@ def _perturb(
         target = _flat(target, x).view(torch.uint8)  # multiplying by bytes is many times as fast as by booleans
     out: Tensor = _Perturb.apply(x, keep, target, p, q, form, gradient)
     return out
+
+
+def _traced(x: Tensor) -> bool:
+    """Whether x has no memory to walk through: it is being compiled or exported, stands under a transform of
+    ``torch.func``, or is a tensor of another kind (a fake one, one spread over devices)."""
+    if torch.compiler.is_compiling():
+        return True
+    transformed = torch._C._functorch.maybe_current_level() is not None
+    return transformed or x.device.type == "meta" or type(x) not in (Tensor, nn.Parameter)
+
+
+def _plain(
+    x: Tensor,
+    p: float,
+    q: float,
+    form: str,
+    gradient: str,
+    target: Tensor | None,
+    generator: torch.Generator | None,
+    shared: int | None,
+) -> Tensor:
+    """The noise in operations that torch can trace, map and differentiate again; the masks are others than those of
+    the fast way."""
+    one = x if shared is None else x.narrow(shared, 0, 1)
+    if generator is None:
+        uniform = torch.rand_like(one, dtype=torch.float32)
+    else:
+        uniform = torch.rand(one.shape, device=one.device, generator=generator)
+    work = x.to(_working_dtype(x))
+    factor = (uniform >= p).to(work.dtype) / (1.0 - p)
+    if target is not None:
+        factor = torch.where(target, factor, 1.0)
+    if q == 2.0 and form == "odd":
+        return (work * factor).to(x.dtype)
+    xi, size, base = factor - 1.0, work.abs(), FORMS[form].value(work)
+    # what is differentiated: its slope is held below the floor, and 0 |0|^(q/2-1) xi is 0 with slope 0
+    floor = SLOPE_FLOOR if q < 2.0 else torch.finfo(work.dtype).tiny
+    power = size.clamp_min(floor).pow(q / 2.0 - 1.0)
+    power = torch.where(size > 0, power, 0.0)
+    if gradient == "constant":
+        power = power.detach()
+    elif q < 2.0:
+        power = torch.where(size < SLOPE_FLOOR, q / 2.0 * power, power)
+    moved = base * power * xi
+    # what it is: the value has no floor
+    value = base * size.clamp_min(_VALUE_FLOOR).pow(q / 2.0 - 1.0) * xi
+    return (work + moved + (value - moved).detach()).to(x.dtype)
 
 
 def _is_dense(x: Tensor) -> bool:

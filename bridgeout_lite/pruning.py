@@ -172,7 +172,7 @@ def recalibrate_batchnorm(
         raise ValueError(f"the training split of {images.name} is empty: load it with train >= 1")
     device = next(model.parameters()).device
     draws = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(x), generator=draws)[: batches * batch_size]
+    order = torch.randperm(len(x), generator=draws, device="cpu")[: batches * batch_size]
     parts = [part for part in order.split(batch_size) if len(part) == min(batch_size, len(x))]
     momenta = [norm.momentum for norm in norms]
     buffers = [buffer for norm in norms for buffer in norm.buffers()]
@@ -422,7 +422,7 @@ def _norms_behind(graph: Any, conv: nn.Conv2d) -> list[_BatchNorm]:
 def _scale(graph: Any, name: str, conv: nn.Conv2d, criterion: str) -> Tensor:
     """Root mean square of the scales of the BatchNorms behind each filter of ``conv``."""
     behind = _norms_behind(graph, conv)
-    total = torch.zeros(conv.out_channels, dtype=torch.float64)
+    total = torch.zeros(conv.out_channels, dtype=torch.float64, device="cpu")
     members = torch.zeros_like(total)
     for item in group_of(graph, conv, list(range(conv.out_channels))) if behind else ():
         norm = item.dep.target.module

@@ -149,7 +149,7 @@ class Vocabulary:
     def encode(self, text: str | list[str]) -> Tensor:
         """Text, or its symbols, to tokens (n,), int64; unknown symbols become token 0."""
         symbols = split(text, self.level) if isinstance(text, str) else text
-        return torch.tensor([self._numbers.get(symbol, 0) for symbol in symbols], dtype=torch.long)
+        return torch.tensor([self._numbers.get(symbol, 0) for symbol in symbols], device="cpu", dtype=torch.long)
 
     def decode(self, tokens: Tensor) -> str:
         """Tokens (n,) to text. Words come back with single spaces between them."""

@@ -118,13 +118,14 @@ def exact_penalty(
     count = features.shape[1] if noise_on == "features" else weights.numel()
     if count > 16:
         raise ValueError(f"summing over all masks needs at most 16 noisy coordinates, got {count}: use Monte Carlo")
-    masks = (torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1  # (2^d, d); 1 keeps
+    numbers = torch.arange(2**count, device=features.device)
+    masks = (numbers.unsqueeze(1) >> numbers[:count]) & 1  # (2^d, d); 1 keeps
     keep = masks.to(features.dtype)
     chance = (keep * (1 - p) + (1 - keep) * p).prod(1)
     xi = keep / (1 - p) - 1
     move = _magnitude(moved, q / 2) * FORMS[form].value(moved).sign()
     start = log_partition(features @ weights, family)
-    total = torch.zeros((), dtype=features.dtype)
+    total = features.new_zeros(())
     for probability, one in zip(chance, xi, strict=True):
         if noise_on == "features":
             eta = (features + move * one) @ weights
@@ -162,7 +163,7 @@ def monte_carlo_penalty(
     features, weights = features.detach().double(), weights.detach().double()
     eta = features @ weights
     start, gradient = log_partition(eta, family), _mean(eta, family)
-    values = torch.empty(draws, dtype=torch.float64)
+    values = torch.empty(draws, dtype=torch.float64, device="cpu")
     block = max(1, 2**22 // features.numel())  # as many masks at a time as fit in about 32 MB
     for first in range(0, draws, block):
         many = min(block, draws - first)

@@ -268,7 +268,9 @@ def prepare(model: nn.Module, images: Images) -> None:
 
 def _turned(count: int, epoch: int, seed: int) -> Tensor:
     """Which images an epoch of alternating flips mirrors: one coin per image and run, turned every epoch."""
-    coins = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(epoch_seed(seed, -1)))
+    coins = torch.randint(
+        0, 2, (count,), device="cpu", generator=torch.Generator("cpu").manual_seed(epoch_seed(seed, -1))
+    )
     return (coins + epoch) % 2 == 1
 
 

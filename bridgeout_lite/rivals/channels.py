@@ -100,7 +100,7 @@ def _paired_groups(model: nn.Module, example_input: Tensor | None) -> Sequence[C
     for group in groups:
         group_energy(model, group)
     example = black_image(model) if example_input is None else example_input
-    noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    noise = torch.rand(example.shape, device="cpu", generator=torch.Generator().manual_seed(0)).to(example)
     try:
         remove_channels(model, {group.root: range(0, group.size - 1, 2) for group in groups}, noise)
     except ValueError as error:
