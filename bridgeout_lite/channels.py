@@ -20,6 +20,10 @@ from .modules import agree, device_of, evaluating, run_once
 CUTTABLE = (nn.Conv2d, nn.Linear, _BatchNorm, nn.PReLU)
 
 
+# What still can be done with a model whose channels cannot be told apart.
+REMEDY = "prune with silence=False"
+
+
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A layer's part in a group: entry k of ``places`` on its output (``writes``) or input side is channel
@@ -65,7 +69,14 @@ def channel_groups(model: nn.Module, example_input: Tensor | None = None) -> lis
         ImportError: Torch-Pruning is missing.
     """
     check_model(model)
-    return _groups(trace(plain_copy(model), example_input))
+    graph = trace(plain_copy(model), example_input)
+    groups = _groups(graph)
+    try:
+        roots = {graph.model.get_submodule(group.root): range(0, group.size, 2) for group in groups}
+        check_pairs(graph, {conv: [*channels] for conv, channels in roots.items()}, example_input)
+    except ValueError as error:
+        raise _unpaired(error) from error
+    return groups
 
 
 def remove_channels(model: nn.Module, picks: Mapping[str, Iterable[int]], example_input: Tensor) -> nn.Module:
@@ -88,6 +99,7 @@ def remove_channels(model: nn.Module, picks: Mapping[str, Iterable[int]], exampl
     silenced, graph = plain_copy(model), trace(plain_copy(model), example_input)
     small: nn.Module = graph.model
     chosen: Any = {small.get_submodule(k): v for k, v in _checked(picks, _groups(graph)).items()}
+    check_pairs(graph, chosen, example_input)
     for (layer, name), kept in silencing_masks(graph, chosen).items():
         silenced.get_submodule(layer).get_parameter(name).data.mul_(kept)
     for conv, channels in chosen.items():
@@ -201,7 +213,7 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
         if conv.groups > 1 and not _is_depthwise(conv):
             raise ValueError(
                 f"{names[conv]!r} is a convolution of {conv.groups} groups, whose filters cannot go one by "
-                "one: only ordinary and depthwise convolutions can be silenced or removed; prune with silence=False"
+                f"one: only ordinary and depthwise convolutions can be silenced or removed; {REMEDY}"
             )
     power = 1 if criterion == "l1" or callable(criterion) else 2
     result: dict[nn.Conv2d, Tensor] = {}
@@ -215,13 +227,19 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
         if any(item.dep.target.module is root and len(item.idxs) > 1 for item in group_of(graph, root, [0])):
             raise ValueError(
                 f"the filters of {names[root]!r} are tied to each other (their output is split and joined again): they "
-                "can be neither silenced nor removed; prune with silence=False"
+                f"can be neither silenced nor removed; {REMEDY}"
             )
         items = list(group_of(graph, root, list(range(root.out_channels))))
         for item in items:
             module = item.dep.target.module
             if isinstance(module, nn.Conv2d) and graph.is_out_channel_pruning_fn(item.dep.handler):
                 seen.add(module)
+                if max(item.idxs) >= len(scores[module]):
+                    raise ValueError(
+                        f"the filters of {names[root]!r} are tied to {names[module]!r}, which has "
+                        f"{len(scores[module])} for {len(total)} of them (broadcast, perhaps): they can be neither "
+                        f"silenced nor removed; {REMEDY}"
+                    )
                 if criterion == "random" and module is not root:
                     continue
                 total[item.root_idxs] += scores[module][item.idxs].pow(power)
@@ -230,7 +248,7 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
                 raise ValueError(
                     f"the filters of {names[root]!r} reach {names.get(module, 'a bare parameter')!r} "
                     f"({type(module).__name__}), which may tie channels together: they can be neither silenced nor "
-                    "removed; prune with silence=False"
+                    f"removed; {REMEDY}"
                 )
         ends = [item.dep for item in items if not item.dep.target.outputs]
         if not any(graph.is_out_channel_pruning_fn(dep.handler) for dep in ends):  # else it is an output of the model
@@ -240,24 +258,71 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
     return result
 
 
-def silencing_masks(graph: Any, picks: dict[nn.Conv2d, list[int]]) -> dict[tuple[str, str], Tensor]:
-    """Masks over the numbers that removal would cut, by (layer, parameter); true where a number stays."""
+def silencing_masks(
+    graph: Any, picks: dict[nn.Conv2d, list[int]], sides: tuple[bool, ...] = (True, False)
+) -> dict[tuple[str, str], Tensor]:
+    """Masks over the numbers that removal would cut, by (layer, parameter); true where a number stays. ``sides``: those
+    that make the channels (True), those that read them (False).
+
+    Raises:
+        ValueError: a layer does not have the channels that it is told to lose.
+    """
     names = names_of(graph.model)
     result: dict[tuple[str, str], Tensor] = {}
     for conv, channels in picks.items():
         for item in group_of(graph, conv, channels) if channels else ():
             module = item.dep.target.module
-            if not isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm):
-                continue
             produces = graph.is_out_channel_pruning_fn(item.dep.handler)
+            if not isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm) or produces not in sides:
+                continue
             for parameter in ("weight", "bias"):
                 value = getattr(module, parameter)
                 if value is None or (parameter == "bias" and not produces):
                     continue
                 key = names[module], parameter
                 kept = result.setdefault(key, torch.ones_like(value, dtype=torch.bool))
-                (kept if produces else kept.transpose(0, 1))[item.idxs] = False
+                side = kept if produces else kept.transpose(0, 1)
+                if max(item.idxs, default=0) >= len(side):
+                    raise ValueError(
+                        f"the channels of {names[conv]!r} do not arrive one by one at {names[module]!r}, which has no "
+                        f"channel {max(item.idxs)}: they can be neither silenced nor removed; {REMEDY}"
+                    )
+                side[item.idxs] = False
     return result
+
+
+def check_pairs(graph: Any, picks: dict[nn.Conv2d, list[int]], example_input: Tensor | None) -> None:
+    """ValueError unless, once the weights that read the picked channels are zero, nothing that makes these channels
+    acts on the output: else other weights read them, since some operation that is no module has moved them.
+
+    It is tried on noise, with numbers drawn anew for the usual layers: a black image, or a scale that is still zero,
+    would hide what happens.
+    """
+    draws = torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor, low: float, high: float) -> Tensor:
+        return (low + (high - low) * torch.rand(like.shape, device="cpu", generator=draws)).to(like)
+
+    x = black_image(graph.model) if example_input is None else example_input[:1]
+    x = noise(x, -1.0, 1.0) if x.is_floating_point() else x
+    one = copy.deepcopy(graph.model)
+    for module in one.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm):
+            for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if value.is_floating_point():
+                    reach = (value[0].numel() ** -0.5) if value.dim() > 1 else 1.0
+                    value.data = noise(value, 0.5, 1.5) if name == "running_var" else noise(value, -reach, reach)
+    for (layer, name), kept in silencing_masks(graph, picks, (False,)).items():
+        one.get_submodule(layer).get_parameter(name).data.mul_(kept)
+    other = copy.deepcopy(one)
+    for (layer, name), kept in silencing_masks(graph, picks, (True,)).items():
+        value = other.get_submodule(layer).get_parameter(name)
+        value.data = torch.where(kept, value, noise(value, -1.0, 1.0))
+    if not agree(run_once(one, x), run_once(other, x)):
+        raise ValueError(
+            "some operation that is no module mixes or moves the channels of this model, so what reads them is not "
+            f"known: they can be neither silenced nor removed; {REMEDY}"
+        )
 
 
 def _groups(graph: Any) -> list[ChannelGroup]:
@@ -265,11 +330,15 @@ def _groups(graph: Any) -> list[ChannelGroup]:
     try:
         roots = list(tied_channels(graph, {conv: torch.zeros(conv.out_channels, device="cpu") for conv in convs}, "l2"))
     except ValueError as error:
-        reason = str(error).removesuffix("; prune with silence=False")
-        raise ValueError(
-            f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
-        ) from error
+        raise _unpaired(error) from error
     return [_members(graph, root) for root in roots]
+
+
+def _unpaired(error: ValueError) -> ValueError:
+    reason = str(error).removesuffix(f"; {REMEDY}")
+    return ValueError(
+        f"the layers of this model cannot be paired by their channels: {reason}; GroupLasso needs no pairs"
+    )
 
 
 def _members(graph: Any, root: nn.Conv2d) -> ChannelGroup:

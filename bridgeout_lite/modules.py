@@ -1,10 +1,14 @@
 """Looking into a module from outside: pick parts of it, run it once in evaluation mode, capture its outputs."""
 
 import contextlib
+import copy
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 Where = Callable[[str, nn.Module], bool]
 
@@ -45,8 +49,8 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
-    """The output of one forward pass in evaluation mode, on the model's device.
+def run_once(model: nn.Module, example_input: Tensor) -> Any:
+    """The output, of whatever kind, of one forward pass in evaluation mode, on the model's device.
 
     Raises:
         ValueError: not a batch of samples, or not one that the model takes.
@@ -58,8 +62,7 @@ def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
         )
     try:
         with evaluating(model), torch.inference_mode():
-            out: Tensor = model(example_input.to(device_of(model, example_input)))
-            return out
+            return model(example_input.to(device_of(model, example_input)))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -68,14 +71,30 @@ def run_once(model: nn.Module, example_input: Tensor) -> Tensor:
         ) from error
 
 
+def run_exactly(model: nn.Module, example_input: Tensor) -> Any:
+    """:func:`run_once` of a copy, on a CPU and in float32: a GPU may round the inputs of a convolution to 10 bits
+    (TF32)."""
+    return run_once(copy.deepcopy(model).cpu().float(), example_input.cpu().float())
+
+
 def device_of(model: nn.Module, example_input: Tensor) -> torch.device:
     """The device of the parameters; of the input if there are none."""
     return next((p.device for p in model.parameters()), example_input.device)
 
 
-def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two outputs differ by rounding only (see ``AGREEMENT``)."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= AGREEMENT * b.abs().max().clamp_min(0.01))
+def agree(a: Any, b: Any) -> bool:
+    """Whether two outputs, tensors or whatever holds them, differ by rounding only (see ``AGREEMENT``; half precision
+    rounds more coarsely)."""
+    pairs = [[t for t in tree_leaves(out) if isinstance(t, Tensor)] for out in (a, b)]
+    return len(pairs[0]) == len(pairs[1]) and all(itertools.starmap(_close, zip(*pairs, strict=True)))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or not a.is_floating_point():
+        return torch.equal(a, b)
+    limit = max(AGREEMENT, 10 * max(torch.finfo(t.dtype).eps for t in (a, b)))
+    a, b = a.float(), b.float()
+    return bool((a - b).abs().max() <= limit * b.abs().max().clamp_min(0.01)) if len(a.flatten()) else True
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from .channels import (
     _copy,
     apply_masks,
     check_model,
+    check_pairs,
     group_of,
     names_of,
     plain_copy,
@@ -107,7 +108,9 @@ def prune(
     """
     plain, graph, picked = _picked(model, amount, granularity, criterion, scope, silence, example_input, generator)
     if silence:
-        kept = silencing_masks(graph, {conv: p.nonzero().flatten().tolist() for conv, p in picked.items()})
+        picks = {conv: p.nonzero().flatten().tolist() for conv, p in picked.items()}
+        check_pairs(graph, picks, example_input)
+        kept = silencing_masks(graph, picks)
     else:  # one truth value per filter, or per weight
         names = names_of(plain)
         shaped = {c: p.view(-1, 1, 1, 1) if p.dim() == 1 else p for c, p in picked.items() if p.any()}

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..channels import ChannelGroup, black_image, channel_groups, plain_copy, remove_channels
+from ..channels import ChannelGroup, channel_groups, plain_copy, remove_channels
 from ..checks import check_fraction, check_positive, check_share
 from ..cost import count
 from .base import Rival, clean_weight
@@ -88,26 +88,10 @@ class OICSR(Rival):
 
     def penalty(self, model: nn.Module) -> Tensor:
         if model not in self._known:
-            self._known[model] = _paired_groups(model, self.example_input)
+            self._known[model] = channel_groups(model, self.example_input)
         # the slope of the root would be infinite at an empty group
         norms = [group_energy(model, g).clamp_min(1e-24).sqrt().sum() for g in self._known[model]]
         return self.strength * torch.stack(norms).sum()
-
-
-def _paired_groups(model: nn.Module, example_input: Tensor | None) -> Sequence[ChannelGroup]:
-    """:func:`channel_groups`, tested: the model can be cut to every other channel."""
-    groups = channel_groups(model, example_input)
-    for group in groups:
-        group_energy(model, group)
-    example = black_image(model) if example_input is None else example_input
-    noise = torch.rand(example.shape, device="cpu", generator=torch.Generator().manual_seed(0)).to(example)
-    try:
-        remove_channels(model, {group.root: range(0, group.size - 1, 2) for group in groups}, noise)
-    except ValueError as error:
-        raise ValueError(
-            f"{_UNPAIRED}: some operation that is no module mixes them; GroupLasso needs no pairs"
-        ) from error
-    return groups
 
 
 def prune_to_budget(

@@ -1,5 +1,6 @@
 """Pruning: the published protocol to the letter, silencing that equals removal, and nothing left half-changed."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -421,6 +422,8 @@ class Net(nn.Module):
         self.squeeze = nn.Linear(8, 8) if kind == "squeeze" else None
         self.prelu = nn.PReLU(8) if kind == "prelu" else None
         self.factor = nn.Parameter(torch.rand(1, 8, 1, 1)) if kind == "parameter" else None
+        self.gate = nn.Conv2d(8, 1, 1) if kind == "gate" else None
+        self.last = nn.Linear(32, 5) if kind == "channels last" else None
 
     def forward(self, x):
         kind, a = self.kind, self.norm_a(self.a(x))
@@ -446,6 +449,12 @@ class Net(nn.Module):
             b = b[:, :4] * b[:, 4:]
         if kind == "shuffle":
             b = b.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)
+        if kind == "roll":
+            b = b.roll(1, 1)
+        if kind == "gate":
+            b = b * self.gate(b).sigmoid()
+        if kind == "channels last":
+            return self.last(F.adaptive_avg_pool2d(b, 2).permute(0, 2, 3, 1).flatten(1))
         return self.classifier(self.reader(b).relu().mean((2, 3)))
 
 
@@ -463,6 +472,43 @@ def test_other_networks_work(kind):
         assert small.b.groups == 4 and zeroed(silent.a) == zeroed(silent.b)
 
 
+def test_silence_is_not_refused_for_what_a_black_image_or_a_zero_scale_hides():
+    torch.manual_seed(0)
+    for kind, refused in (("addition", False), ("roll", True)):
+        model = Net(kind).eval()
+        nn.init.zeros_(model.norm_b.weight)
+        nn.init.zeros_(model.norm_b.bias)
+        with pytest.raises(ValueError, match="moves the channels") if refused else contextlib.nullcontext():
+            prune(model, 0.5, silence=True)
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_models_with_several_outputs_shrink(kind):
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.one, self.two = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            h = self.b(self.a(x).relu()).relu()
+            outputs = {"one": self.one(h), "two": self.two(h)}
+            return outputs if kind is dict else kind(outputs.values())
+
+    x, model = images_like(), Several()
+    small, silent = remove_filters(model, 0.5, x), prune(copy.deepcopy(model), 0.5, silence=True, example_input=x)
+    assert small.b.out_channels == 4 and small.two.out_channels == 4
+    for a, b in zip(*(list(m(x).values()) if kind is dict else m(x) for m in (small, silent)), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_shrinks_within_its_rounding(dtype):
+    model = spread(bl.build_model("resnet14", width=0.25)).to(dtype).eval()
+    small = remove_filters(model, 0.3, images_like().to(dtype))
+    assert bl.cost.count(small.float(), images_like())[0] < bl.cost.count(model.float(), images_like())[0]
+
+
 @pytest.mark.parametrize(
     "kind,message",
     [
@@ -471,9 +517,12 @@ def test_other_networks_work(kind):
         ("parameter", r"the filters of 'b' reach 'a bare parameter'.*prune with silence=False"),
         ("chunks", r"the filters of 'b' are tied to each other.*prune with silence=False"),
         ("slices", r"the filters of 'b' are tied to each other.*prune with silence=False"),
-        ("softmax", r"some operation that is no module mixes its channels; use prune\(model, amount\)"),
-        ("functional", r"some operation that is no module mixes its channels; use prune\(model, amount\)"),
-        ("shuffle", r"some operation that is no module mixes its channels; use prune\(model, amount\)"),
+        ("softmax", r"some operation that is no module mixes or moves the channels.*prune with silence=False"),
+        ("functional", r"some operation that is no module mixes or moves the channels.*prune with silence=False"),
+        ("shuffle", r"some operation that is no module mixes or moves the channels.*prune with silence=False"),
+        ("roll", r"some operation that is no module mixes or moves the channels.*prune with silence=False"),
+        ("channels last", r"some operation that is no module mixes or moves the channels.*prune with silence=False"),
+        ("gate", r"the filters of 'b' are tied to 'gate', which has 1 for 8 of them.*prune with silence=False"),
     ],
 )
 def test_what_cannot_be_removed_is_refused_by_name(kind, message):
