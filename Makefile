@@ -12,7 +12,7 @@ SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js) book/static/figures.js
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1
 
-.PHONY: help book run test env data lint unit nbval pages report screenshots benchmarks seeds matrix colab clean
+.PHONY: help book run test env data lint unit nbval pages report screenshots benchmarks seeds zoo matrix colab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -48,7 +48,7 @@ lint: env  ## ruff, mypy, import contracts, spelling, and the syntax of the Java
 	    else echo "JavaScript is not checked: Node is not here"; fi
 
 unit: env  ## unit tests of the package
-	$(BIN)/python -m pytest -m "not pages" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not pages and not zoo" -n $(JOBS) --dist loadfile
 
 # one thread for each chapter: two that share two cores with another chapter's two are many times slower
 nbval: env  ## run every chapter and compare with its stored outputs
@@ -74,6 +74,9 @@ benchmarks: env  ## speed against what one would use instead, as ratios
 	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/figures.py
+
+zoo: env  ## the layers and the pruning on other people's models (timm and transformers, where they are installed)
+	$(BIN)/python -m pytest -m zoo -n $(JOBS) --dist loadfile tests/zoo
 
 seeds: env  ## whether what chapters assert holds for other seeds: CHAPTERS="04 10" SEEDS=5 THREADS=1
 	$(BIN)/python .ci/seeds.py

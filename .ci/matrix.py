@@ -61,7 +61,7 @@ def check(name: str) -> tuple[str, ...]:
         if made == "failed":
             return (name, "", "", made, "", "", "", minutes(start))
         lint = step("make", "lint", f"VENV={venv}", f"PYTHON={interpreter}")
-        unit = pytest("unit", "-m", "not pages", "-n", "2", "--dist", "loadfile", *TESTS)
+        unit = pytest("unit", "-m", "not pages and not zoo", "-n", "2", "--dist", "loadfile", *TESTS)
         nbval = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with=nbval_sanitize.cfg"]
         chapters = sorted((ROOT / "notebooks").glob(f"{CHAPTER}_*.ipynb"))
         chapter = pytest("chapter", *nbval, "--nbval-cell-timeout=600", *chapters)

@@ -23,7 +23,10 @@ def pick(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
     picked = [(name, module) for name, module in model.named_modules() if where(name, module)]
     if not picked:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-        raise ValueError(f"where() picked no module of this model, so there is nothing to act on; it has {kinds}")
+        raise ValueError(
+            f"where() picked no module of this model, so there is nothing to act on; it has {kinds}: "
+            "choose with where=lambda name, module: ..."
+        )
     return picked
 
 
