@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import itertools
 import os
@@ -27,6 +28,7 @@ from .runs.runner import parse_budget, with_seeds
 from .runs.runner import sweep as run_sweep
 from .studies import images as experiments
 from .studies import recorded, sweeps
+from .studies.adaptive import Adaptive, run_rounds
 from .text import TEXT_SETS, load_text
 from .training import Recipe, pick_device, pick_precision
 from .widgets.overview import overview
@@ -198,19 +200,16 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    store = arguments.store or Path("results") / f"{arguments.name}.jsonl"
-    todo = sweeps()[arguments.name]()
+    store = Store(arguments.store or Path("results") / f"{arguments.name}.jsonl")
+    make = sweeps()[arguments.name]
     if arguments.seeds is not None:
-        todo = with_seeds(todo, arguments.seeds)
-    records = run_sweep(
-        todo,
-        store,
-        backend=arguments.scheduler or "local",
-        device=arguments.device,
-        jobs=arguments.jobs,
-        budget=None if arguments.budget is None else parse_budget(arguments.budget),
-    )
-    print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store}")
+        if isinstance(make, Adaptive):
+            raise ValueError(f"--seeds goes with sweeps that are plain lists; {arguments.name} goes on by its results")
+        make = functools.partial(with_seeds, make(), arguments.seeds)
+    options = {"backend": arguments.scheduler or "local", "device": arguments.device, "jobs": arguments.jobs}
+    budget = None if arguments.budget is None else parse_budget(arguments.budget)
+    records, todo = run_rounds(make, store, functools.partial(run_sweep, **options), budget)
+    print(f"{len(records)} of {len(todo)} runs of {arguments.name} are recorded in {store.path}")
     return 0
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .runs.records import Record
 from .studies import STUDIES
-from .studies.base import VERDICTS, Claim, Section
+from .studies.base import VERDICTS, Claim, Section, findings
 
 SECTIONS: tuple[Section, ...] = tuple(section for study in STUDIES.values() for section in study.sections)
 
@@ -30,12 +30,12 @@ _LEFT_OUT = (
 def ledger_table(records: Iterable[Record]) -> pd.DataFrame:
     """One row per claim: slug, section, claim, source, published, ours, verdict, reason, scale, command."""
     records = [record for record in records if "failed" not in record.metrics]  # it diverged: nothing was measured
+    titles = [section.title for section in SECTIONS for _ in section.claims]
     rows = []
-    for section in SECTIONS:
-        for claim in section.claims:
-            row = {k: getattr(claim, k) for k in ("slug", "claim", "source", "published", "scale", "command")}
-            found = {k: v for k, v in dataclasses.asdict(claim.judge(records)).items() if v is not None}
-            rows.append({"section": section.title} | row | found)
+    for title, claim, finding in zip(titles, CLAIMS, findings(CLAIMS, records), strict=True):
+        row = {k: getattr(claim, k) for k in ("slug", "claim", "source", "published", "scale", "command")}
+        found = {k: v for k, v in dataclasses.asdict(finding).items() if v is not None}
+        rows.append({"section": title} | row | found)
     return pd.DataFrame(rows)
 
 

@@ -23,6 +23,9 @@ _NAMES = (
     "structured-output",
     "explanations",
     "mechanisms",
+    "mechanisms-weights",
+    "pruning-few",
+    "activations-few",
     "fast-recipe",
     "smoke",
 )
@@ -47,8 +50,9 @@ class _Studies(Mapping[str, Study]):
 STUDIES: Mapping[str, Study] = _Studies()
 
 
-def sweeps() -> dict[str, Callable[[], Sequence[Any]]]:
-    """What makes the experiments of each sweep, by the sweep's name, which is also its store's."""
+def sweeps() -> dict[str, Callable[..., Sequence[Any]]]:
+    """What makes the experiments of each sweep, by the sweep's name, which is also its store's. An
+    :class:`~.adaptive.Adaptive` one takes the records so far."""
     return {name: make for study in STUDIES.values() for name, make in study.sweeps.items()}
 
 

@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..runs.records import Record, fingerprint
+from .adaptive import Adaptive
+from .base import Study
 from .images import PLACES, Experiment
-from .mechanisms import LADDERS, RECIPE
+from .measures import layers_frame
+from .mechanisms import LADDERS, RECIPE, tuned_decay
 from .search import Ladder
 
 EXPONENTS = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -42,10 +45,14 @@ def ladder(place: str, q: float, decay: float) -> Ladder:
     return Ladder(functools.partial(make, place, q, decay), VALUES[place], BEGINNING[place], SEARCHED)
 
 
-def next_runs(records: Iterable[Record], decay: float) -> list[Experiment]:
+def next_runs(records: Iterable[Record], decay: float | None = None) -> list[Experiment]:
     """What the study lacks after these records: the search; then five seeds without noise, of every q at its best p,
-    and of every q at matched power. Called again with what these runs give it goes on to the end."""
+    and of every q at matched power. Called again with what these runs give it goes on to the end.
+
+    ``decay`` defaults to what the study of mechanisms has found; ValueError if it has not yet.
+    """
     records = list(records)
+    decay = tuned_decay() if decay is None else decay
     ladders = {(place, q): ladder(place, q, decay) for place in PLACES for q in EXPONENTS}
     runs: list[Experiment] = [run for search in ladders.values() for run in search.to_try(records)]
     if not runs:
@@ -58,3 +65,6 @@ def next_runs(records: Iterable[Record], decay: float) -> list[Experiment]:
             plan += [make(place, q, decay, best[place, 2.0], seed, matched=q != 2) for place, q in best]
         runs = [run for run in dict.fromkeys(plan) if fingerprint(run.spec) not in known]
     return runs
+
+
+STUDY = Study("activations-few", {"activations-few": Adaptive(next_runs)}, table=layers_frame)

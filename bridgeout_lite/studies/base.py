@@ -2,10 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from ..runs.records import Record, Store, find_store
+from ..stats import Gap
 
 VERDICTS = ("reproduced", "reproduced in direction", "not reproduced", "not run")
 
@@ -32,10 +35,54 @@ class Finding:
             raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
 
 
-Judge = Callable[[list[Record]], Finding]
+Table = Callable[[Iterable[Record]], pd.DataFrame]
+Judge = Callable[[pd.DataFrame], Finding]
 
 DIRECTION = VERDICTS[1]
 TOO_FEW = Finding("-", "not run", f"fewer than {LEAST_SEEDS} seeds recorded")
+
+
+def judged(
+    gaps: Mapping[str, Gap],
+    ours: str,
+    reason: str,
+    *,
+    sign: int = 1,
+    least: float = 0.0,
+    exact: bool = False,
+    scale: str | None = None,
+) -> Finding:
+    """What is found of a claim that every one of these differences lies on one side.
+
+    Args:
+        gaps: by what they are of; without any, or with one of fewer than ``LEAST_SEEDS`` seeds, the claim is not run.
+        ours, reason, scale: of the :class:`Finding`.
+        sign: 1 if the whole interval is to lie above ``least``, -1 if below.
+        exact: whether the claim, if it holds, is reproduced as published and not in direction alone.
+    """
+    if not gaps or min(gap.n for gap in gaps.values()) < LEAST_SEEDS:
+        return TOO_FEW
+    holds = all(gap.low > least if sign > 0 else gap.high < least for gap in gaps.values())
+    return Finding(ours, VERDICTS[2] if not holds else VERDICTS[0] if exact else DIRECTION, reason, scale)
+
+
+def count_sides(gaps: Mapping[str, Gap], sign: int = 0) -> str:
+    """How many intervals lie on which side of zero; of a ``sign`` the claimed side and the other."""
+    above, below = sum(gap.above for gap in gaps.values()), sum(gap.below for gap in gaps.values())
+    if not sign:
+        return f"of {len(gaps)} intervals {above} lie above zero and {below} below"
+    right, wrong = (above, below) if sign > 0 else (below, above)
+    return f"of {len(gaps)} intervals {right} lie on the claimed side of zero and {wrong} on the other"
+
+
+def list_gaps(gaps: Mapping[str, Gap], spec: str = "+.1f", *, seeds: bool = False) -> str:
+    """Each difference behind its name, with its number of seeds if asked for."""
+    return "; ".join(f"{name} {gap:{spec}}" + f", n = {gap.n}" * seeds for name, gap in gaps.items())
+
+
+def seeded(rows: pd.DataFrame) -> bool:
+    """Whether these rows, which have a column seed, are of at least ``LEAST_SEEDS`` seeds."""
+    return len(rows) > 0 and rows["seed"].nunique() >= LEAST_SEEDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +92,8 @@ class Claim:
     Attributes:
         claim: in our words. source: where it stands. published: its number, or "no number known to us".
         scale: how our test differs in scale. command: what reruns the test.
-        judge: from the study's recorded runs to a :class:`Finding`.
+        find: from the rows of ``table`` to a :class:`Finding`.
+        table: the recorded runs as the rows that ``find`` reads; without one it decides by computation and gets none.
         name: a short permanent name, the claim's anchor in the ledger; defaults to the first words of ``claim``.
     """
 
@@ -54,8 +102,13 @@ class Claim:
     published: str
     scale: str
     command: str
-    judge: Judge
+    find: Judge
+    table: Table | None = None
     name: str = ""
+
+    def judge(self, records: Iterable[Record]) -> Finding:
+        """What is found by these runs; "not run" if they leave the table without rows."""
+        return findings([self], records)[0]
 
     @property
     def slug(self) -> str:
@@ -65,6 +118,20 @@ class Claim:
         what, _, of = self.claim.lower().replace("'s ", " ").partition(": ")
         words = [re.findall(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", part) for part in (what, of)]
         return "-".join([*words[0][:7], *words[1][:7]])
+
+
+def findings(claims: Iterable[Claim], records: Iterable[Record]) -> list[Finding]:
+    """What is found of each claim; each table is made once."""
+    records = [*records]
+    tables: dict[Table | None, pd.DataFrame] = {None: pd.DataFrame()}
+    found = []
+    for claim in claims:
+        if claim.table not in tables:
+            assert claim.table is not None
+            tables[claim.table] = claim.table(records)
+        rows = tables[claim.table]
+        found.append(claim.find(rows) if len(rows) or claim.table is None else TOO_FEW)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +145,7 @@ class Section:
 
 def not_run(reason: str) -> Judge:
     """The judge of a claim that nothing here tests."""
-    return lambda records: Finding("-", "not run", reason)
+    return lambda rows: Finding("-", "not run", reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +154,17 @@ class Study:
 
     Attributes:
         name: that of its module (with hyphens for underscores), of its tests, and of its sweeps, which may add a word.
-        sweeps: by the name of sweep and store what makes its experiments.
+        sweeps: by the name of sweep and store what makes its experiments; see also :class:`~.adaptive.Adaptive`.
         sections: of the ledger.
+        table: its recorded runs as a table.
         reads: stores of other studies that its claims are judged by as well.
     """
 
     name: str
-    sweeps: Mapping[str, Callable[[], Sequence[Any]]] = dataclasses.field(default_factory=dict)
+    sweeps: Mapping[str, Callable[..., Sequence[Any]]] = dataclasses.field(default_factory=dict)
     sections: tuple[Section, ...] = ()
     reads: tuple[str, ...] = ()
+    table: Table | None = None
 
     @property
     def claims(self) -> tuple[Claim, ...]:

@@ -202,7 +202,7 @@ def at_best(
     ``chosen_by`` (defaults to the curve itself) over ``amounts``."""
     best = choose_settings(frame, chosen_by or curve_name, amounts)
     rows = frame[(frame["curve"] == curve_name) & (frame["split"] == "test")]
-    return rows[[best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+    return rows[rows["method"].map(best) == rows["setting"]]
 
 
 def endures(amounts: Iterable[float], accuracies: Iterable[float], points: float = 5.0) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..training import Recipe
 from .base import Study
-from .images import Experiment
+from .images import Experiment, runs_frame
 
 # It brings "airnet" to its accuracy on all images in few epochs.
 FAST = Recipe(
@@ -37,4 +37,4 @@ def fast_recipe() -> list[Experiment]:
     return [*fast_search(), *(Experiment(**common, measures=("train", "views"), seed=seed) for seed in range(10))]
 
 
-STUDY = Study("fast-recipe", {"fast-recipe": fast_recipe})
+STUDY = Study("fast-recipe", {"fast-recipe": fast_recipe}, table=runs_frame)

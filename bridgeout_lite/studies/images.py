@@ -70,6 +70,7 @@ class Experiment(ImageExperiment):
     place: str = "all"
     matched: bool = False
 
+    PROTOCOL: ClassVar[int] = 1
     OMITTED_DEFAULTS: ClassVar[dict[str, Any]] = OMITTED_DEFAULTS
 
     def __post_init__(self) -> None:

@@ -27,19 +27,17 @@ from ..data import Images, Split
 from ..models import Scale
 from ..noise import sparseout
 from ..rivals.base import Regulariser
-from ..runs.records import Record, fingerprint, rounded
+from ..runs.records import Record, Store, find_store, fingerprint, rounded
 from ..sparsity import gini, hoyer
 from ..theory import lq_penalty, monte_carlo_penalty
 from ..training import Recipe, evaluate, fit
+from .adaptive import Adaptive
 from .base import Study
 from .experiment import ImageExperiment, Run
 from .search import Ladder
 
 # Each method with the field that says how strong it is.
 NEEDS: dict[str, set[str]] = {"none": set(), "noise": {"p"}, "penalty": {"p"}, "sum": {"strength"}}
-
-# The number of what the constants below, and the measures, are: a change of one that alters records adds one.
-PROTOCOL = 1
 
 # Validation images that are watched after each epoch; at the end all of them are.
 WATCHED = 500
@@ -90,7 +88,8 @@ class MechanismExperiment(ImageExperiment):
     recipe: Recipe = RECIPE
     seed: int = 0
 
-    TAGS: ClassVar[dict[str, Any]] = {"study": "mechanisms", "protocol": PROTOCOL}
+    PROTOCOL: ClassVar[int] = 1
+    TAGS: ClassVar[dict[str, Any]] = {"study": "mechanisms", "protocol": 1}  # told at 1 as well
 
     def __post_init__(self) -> None:
         self.check()
@@ -357,19 +356,17 @@ def next_runs(records: Iterable[Record]) -> list[MechanismExperiment]:
     return runs
 
 
-# What the search has tried and found: the weight decay, and by setting all strengths, the chosen one first.
-TRIED_DECAYS: tuple[float, ...] = BEGINNING["weight_decay"]
-TRIED: dict[Setting, tuple[float, ...]] = {}
+def tuned_decay() -> float:
+    """The weight decay that this study's recorded runs have found.
 
-
-def mechanisms() -> list[MechanismExperiment]:
-    """The study as far as it is known: the search, then all seeds of what it has chosen."""
-    decay = TRIED_DECAYS[0]
-    runs = [PLAIN.at(value, seed, decay) for value in TRIED_DECAYS for seed in range(SEARCHED)]
-    for setting, values in TRIED.items():
-        runs += [setting.at(value, seed, decay) for value in values for seed in range(SEARCHED)]
-    runs += repeats({setting: values[0] for setting, values in TRIED.items()}, decay)
-    return list(dict.fromkeys(runs))
+    Raises:
+        ValueError: they are not there, or the search for it has not ended.
+    """
+    path = find_store("mechanisms")
+    records = list(Store(path)) if path else []
+    if PLAIN.ladder().to_try(records):
+        raise ValueError("the weight decay comes from the study of mechanisms: run bridgeout sweep mechanisms first")
+    return PLAIN.ladder().best(records)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -404,4 +401,4 @@ def probes_frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-STUDY = Study("mechanisms", {"mechanisms": mechanisms})
+STUDY = Study("mechanisms", {"mechanisms": Adaptive(next_runs)}, table=mechanisms_frame)

@@ -18,6 +18,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,15 +31,14 @@ from ..rivals.base import Regulariser, finish
 from ..runs.records import Record, fingerprint, rounded
 from ..sparsity import hoyer
 from ..training import Recipe, evaluate, fit
+from .adaptive import Adaptive
+from .base import Study
 from .curves import measure_pruning
 from .experiment import ImageExperiment, Run, columns
-from .mechanisms import RECIPE, WATCHED
+from .mechanisms import RECIPE, WATCHED, tuned_decay
 from .search import Ladder
 
 NEEDS: dict[str, str] = {"none": "", "noise": "p", "penalty": "p", "sum": "strength", "factors": "strength"}
-
-# The number of what the constants below, and the measures, are.
-PROTOCOL = 1
 
 # How much of the curvature is that of the last step.
 NEWS = 0.05
@@ -70,7 +70,8 @@ class WeightMechanism(ImageExperiment):
     recipe: Recipe = RECIPE
     seed: int = 0
 
-    TAGS: ClassVar[dict[str, Any]] = {"study": "mechanisms-weights", "protocol": PROTOCOL}
+    PROTOCOL: ClassVar[int] = 1
+    TAGS: ClassVar[dict[str, Any]] = {"study": "mechanisms-weights", "protocol": 1}  # told at 1 as well
 
     def __post_init__(self) -> None:
         self.check(needs=nn.BatchNorm2d)
@@ -294,10 +295,14 @@ def ladder(setting: tuple[str, float, int], decay: float) -> Ladder:
     return Ladder(functools.partial(at, setting, decay), values, beginning, SEARCHED)
 
 
-def next_runs(records: Iterable[Record], decay: float) -> list[WeightMechanism]:
+def next_runs(records: Iterable[Record], decay: float | None = None) -> list[WeightMechanism]:
     """What the study lacks after these records: the search; then five seeds of plain training and of every setting at
-    its best. Called again with what these runs give it goes on to the end."""
+    its best. Called again with what these runs give it goes on to the end.
+
+    ``decay`` defaults to what the study of mechanisms has found; ValueError if it has not yet.
+    """
     records = list(records)
+    decay = tuned_decay() if decay is None else decay
     runs: list[WeightMechanism] = [run for s in SETTINGS for run in ladder(s, decay).to_try(records)]
     if not runs:
         known = {record.key for record in records}
@@ -306,3 +311,21 @@ def next_runs(records: Iterable[Record], decay: float) -> list[WeightMechanism]:
         plan = [at(setting, decay, value, seed) for seed in range(REPEATED) for setting, value in pairs]
         runs = [run for run in plan if fingerprint(run.spec) not in known]
     return runs
+
+
+def weights_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run: method, q, draws, p, strength, weight_decay, seed, {train, valid, test}_{accuracy, loss}, and
+    means over the convolutions of what :func:`measure_weights` gives. Records of other studies, and runs that diverged,
+    are left out."""
+    rows = []
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        if spec.get("study") == "mechanisms-weights" and "weights" in metrics:
+            row = {k: spec[k] for k in ("method", "q", "draws", "p", "strength", "seed")}
+            row |= {"weight_decay": spec["recipe"]["weight_decay"]}
+            row |= {str(name): values.mean() for name, values in pd.DataFrame(metrics["weights"]).T.items()}
+            rows.append(row | {k: v for k, v in metrics.items() if isinstance(v, float)})
+    return pd.DataFrame(rows)
+
+
+STUDY = Study("mechanisms-weights", {"mechanisms-weights": Adaptive(next_runs)}, table=weights_frame)

@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..runs.records import Record, fingerprint
-from .curves import CHOSEN_AT
+from .adaptive import Adaptive
+from .base import Study
+from .curves import CHOSEN_AT, curves_frame
 from .images import Experiment
-from .mechanisms import RECIPE
+from .mechanisms import RECIPE, tuned_decay
 from .search import Ladder
 
 SEARCHED, REPEATED = 1, 5
@@ -69,10 +71,14 @@ def ladder(name: str, decay: float) -> Ladder:
     return Ladder(functools.partial(make, name, decay), values, beginning, SEARCHED, pruned_accuracy)
 
 
-def next_runs(records: Iterable[Record], decay: float) -> list[Experiment]:
+def next_runs(records: Iterable[Record], decay: float | None = None) -> list[Experiment]:
     """What the study lacks after these records: the search, then five seeds of plain training, of every contender at
-    its best, and of Batch Bridgeout as released. Called again with what these runs give it goes on to the end."""
+    its best, and of Batch Bridgeout as released. Called again with what these runs give it goes on to the end.
+
+    ``decay`` defaults to what the study of mechanisms has found; ValueError if it has not yet.
+    """
     records = list(records)
+    decay = tuned_decay() if decay is None else decay
     runs: list[Experiment] = [run for name in CONTENDERS for run in ladder(name, decay).to_try(records)]
     if not runs:
         known = {record.key for record in records}
@@ -80,3 +86,6 @@ def next_runs(records: Iterable[Record], decay: float) -> list[Experiment]:
         plan = [make(name, decay, value, seed) for seed in range(REPEATED) for name, value in sorted(pairs)]
         runs = [run for run in plan if fingerprint(run.spec) not in known]
     return runs
+
+
+STUDY = Study("pruning-few", {"pruning-few": Adaptive(next_runs)}, table=curves_frame)

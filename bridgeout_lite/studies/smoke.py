@@ -4,7 +4,7 @@ from typing import Any
 
 from ..training import Recipe
 from .base import Study
-from .images import Experiment
+from .images import Experiment, runs_frame
 
 
 def smoke() -> list[Experiment]:
@@ -15,4 +15,4 @@ def smoke() -> list[Experiment]:
     return [*activations, Experiment("digits", "vgg11", "bridgeout", 0.1, 1.5, **common)]
 
 
-STUDY = Study("smoke", {"smoke": smoke})
+STUDY = Study("smoke", {"smoke": smoke}, table=runs_frame)

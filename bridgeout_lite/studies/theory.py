@@ -1,10 +1,10 @@
 """Claims that exact computation decides: noise is a penalty, and the older theory around it."""
 
+import pandas as pd
 import torch
 
 from .. import sparsity, theory
 from ..noise import keep_mask, sparseout
-from ..runs.records import Record
 from .base import NO_NUMBER, THEORY, Claim, Finding, Judge, Section, Study
 
 
@@ -29,7 +29,7 @@ def _worst(family: str, noise_on: str, size: float) -> float:
 
 
 def _equivalence(noise_on: str) -> Judge:
-    def judge(records: list[Record]) -> Finding:
+    def judge(rows: pd.DataFrame) -> Finding:
         linear = _worst("gaussian", noise_on, 1.0)
         logistic = _worst("bernoulli", noise_on, 0.1)
         holds = linear < 1e-12 and logistic < 0.05
@@ -44,7 +44,7 @@ def _equivalence(noise_on: str) -> Judge:
     return judge
 
 
-def _dropout_is_q2(records: list[Record]) -> Finding:
+def _dropout_is_q2(rows: pd.DataFrame) -> Finding:
     x = _double(50_000, seed=2).float()
     same = []
     for p in (0.1, 0.3, 0.5, 0.9):
@@ -58,7 +58,7 @@ def _dropout_is_q2(records: list[Record]) -> Finding:
     )
 
 
-def _ridge(records: list[Record]) -> Finding:
+def _ridge(rows: pd.DataFrame) -> Finding:
     """Dropout in linear regression: the closed form at q = 2 is a ridge penalty with the features' power as weights."""
     features, weights = _double(12, 6, seed=0), _double(6, seed=1)
     gaps = []
@@ -73,7 +73,7 @@ def _ridge(records: list[Record]) -> Finding:
     )
 
 
-def _cloning(records: list[Record]) -> Finding:
+def _cloning(rows: pd.DataFrame) -> Finding:
     x = _double(20, seed=3).abs()
     gini, hoyer = (abs(float(f(x.repeat(2)) - f(x))) for f in (sparsity.gini, sparsity.hoyer))
     return Finding(

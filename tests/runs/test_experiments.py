@@ -6,17 +6,16 @@ import itertools
 import json
 import math
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import bridgeout_lite as bl
-from bridgeout_lite import Experiment, Recipe, Store, training
+from bridgeout_lite import Experiment, Recipe, training
 from bridgeout_lite.modules import capture_activations
 from bridgeout_lite.runs.records import fingerprint, rounded
-from bridgeout_lite.studies import experiment, sweeps
+from bridgeout_lite.studies import experiment
 from bridgeout_lite.studies import images as experiments
 from bridgeout_lite.studies.images import run
 from bridgeout_lite.studies.measures import measure_activations
@@ -51,14 +50,6 @@ def test_the_spec_is_complete():
     assert spec == QUICK.spec and fingerprint(spec) == fingerprint(QUICK.spec)
     recipe = Recipe(**spec.pop("recipe"))
     assert Experiment(**spec, recipe=recipe) == QUICK  # nothing else is needed to run it again
-
-
-@pytest.mark.parametrize("name", sweeps())
-def test_what_is_recorded_is_found_again(name):
-    path = Path(__file__).parents[2] / "results" / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip("nothing is recorded of this sweep")
-    assert Store(path).keys() <= {fingerprint(e.spec) for e in sweeps()[name]()}
 
 
 def test_later_knobs_leave_older_fingerprints_alone():

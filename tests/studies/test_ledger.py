@@ -350,3 +350,46 @@ def test_without_records_what_is_measured_says_not_run():
     assert page.count("| verdict | ") == len(CLAIMS) and page.count("\n## ") == len(SECTIONS) + 1
     for row in CLAIMS:
         assert f"| {row.claim} | " in page and f"({row.slug})=\n### {row.claim}\n" in page
+
+
+# ---- how a verdict is made --------------------------------------------------------------------------------------
+
+UP, LEVEL, DOWN = stats.Gap(1.0, 0.5, 1.5, 3), stats.Gap(0.1, -0.4, 0.6, 3), stats.Gap(-1.0, -1.5, -0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "options", "verdict"),
+    [
+        ({}, {}, "not run"),
+        ({"a": UP, "b": UP._replace(n=2)}, {}, "not run"),
+        ({"a": UP, "b": UP}, {}, "reproduced in direction"),
+        ({"a": UP}, {"exact": True}, "reproduced"),
+        ({"a": LEVEL}, {"exact": True}, "not reproduced"),
+        ({"a": UP, "b": LEVEL}, {}, "not reproduced"),
+        ({"a": UP, "b": LEVEL}, {"least": -0.5}, "reproduced in direction"),
+        ({"a": DOWN}, {}, "not reproduced"),
+        ({"a": DOWN}, {"sign": -1}, "reproduced in direction"),
+    ],
+)
+def test_every_interval_must_lie_on_the_claimed_side(gaps, options, verdict):
+    assert base.judged(gaps, "ours", "reason", **options).verdict == verdict
+
+
+def test_sides_are_counted_and_gaps_are_told():
+    gaps = {"a": UP, "b": LEVEL, "c": DOWN, "d": DOWN}
+    assert base.count_sides(gaps) == "of 4 intervals 1 lie above zero and 2 below"
+    assert base.count_sides(gaps, -1) == "of 4 intervals 2 lie on the claimed side of zero and 1 on the other"
+    assert base.list_gaps({"a": UP, "b:": DOWN}) == "a +1.0 [+0.5, +1.5]; b: -1.0 [-1.5, -0.5]"
+    assert base.list_gaps({"a": UP}, ".2f", seeds=True) == "a 1.00 [0.50, 1.50], n = 3"
+
+
+def test_a_table_is_made_once():
+    made = []
+
+    def table(records):
+        made.append(len(records))
+        return pd.DataFrame({"seed": range(len(records))})
+
+    claims = [dataclasses.replace(PROTOCOL, find=lambda rows: base.Finding(str(len(rows)), "not run", ""), table=table)]
+    assert [found.ours for found in base.findings(claims * 2, runs(0.0))] == ["9", "9"] and made == [9]
+    assert base.findings(claims, []) == [base.TOO_FEW]

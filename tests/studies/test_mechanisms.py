@@ -216,9 +216,15 @@ def test_tables_have_a_row_for_each_run_and_epoch(digits):
     assert len(rows) == QUICK.recipe.epochs and (rows["error"] > 0).all()
 
 
-def test_the_plan_names_each_run_once():
-    plan = mechanisms.mechanisms()
-    assert len({fingerprint(e.spec) for e in plan}) == len(plan)
+def test_the_other_studies_ask_for_the_weight_decay(tmp_path, monkeypatch):
+    store = bl.Store(tmp_path / "mechanisms.jsonl")
+    monkeypatch.setattr(mechanisms, "find_store", lambda name: store.path if store.path.exists() else None)
+    with pytest.raises(ValueError, match="run bridgeout sweep mechanisms first"):
+        mechanisms.tuned_decay()
+    while runs := mechanisms.PLAIN.ladder().to_try(store):
+        for run in runs:
+            store.append(found(run, -abs(run.recipe.weight_decay - 2e-3)))
+    assert mechanisms.tuned_decay() == 2e-3
 
 
 def test_whitened_patches_are_white(digits):

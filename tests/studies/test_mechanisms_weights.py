@@ -128,6 +128,16 @@ def test_what_does_not_go_together_is_refused(wrong):
         WeightMechanism(**wrong)
 
 
+def test_the_table_has_a_row_per_run():
+    spec = WeightMechanism(method="sum", strength=1e-4, q=1.0).spec
+    layers = {"a": {"hoyer": 0.2, "rms": 1.0, "small": 0.0}, "b": {"hoyer": 0.4, "rms": 3.0, "small": 0.5}}
+    record = Record(spec, {"test_accuracy": 60.0, "weights": layers, "history": {}}, {})
+    frame = mechanisms_weights.weights_frame([record, Record(spec, {"failed": "loss is nan"}, {})])
+    row = frame.iloc[0]
+    assert len(frame) == 1 and (row["method"], row["test_accuracy"], row["weight_decay"]) == ("sum", 60.0, 5e-4)
+    assert row["hoyer"] == pytest.approx(0.3) and row["rms"] == 2.0 and row["small"] == 0.25
+
+
 def test_the_search_goes_on_to_the_repeats():
     records = []
     while runs := mechanisms_weights.next_runs(records, 1e-3):

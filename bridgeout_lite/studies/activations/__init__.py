@@ -18,4 +18,4 @@ __all__ = [
     "runs_frame",
 ]
 
-STUDY = Study("activations", {"activations": activation_grid}, (SECTION,))
+STUDY = Study("activations", {"activations": activation_grid}, (SECTION,), table=grid)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ...runs.records import Record
 from ...stats import paired_difference, summarise
-from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
+from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, judged, not_run
 from ..images import runs_frame
 from ..measures import layers_frame
 
@@ -14,35 +14,40 @@ _GRID = (
     "small CNN (0.17 M parameters), 5 epochs, CIFAR-10, 45,000 images; "
     "the paper's networks and settings are not known to us"
 )
+_MODELS = ("smallcnn", "smallcnn-plain")
 _CONVOLUTIONS = ("relu1", "relu2", "relu3", "relu4")
 
 
+def image_layers(records: Iterable[Record]) -> pd.DataFrame:
+    """The rows of :func:`~bridgeout_lite.studies.measures.layers_frame` of the small CNNs under Sparseout."""
+    return layers_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] in _MODELS)
+
+
 def _sparser(layers: tuple[str, ...], model: str) -> Judge:
-    def judge(records: list[Record]) -> Finding:
-        rows = layers_frame(r for r in records if r.spec["method"] == "sparseout" and r.spec["model"] == model)
+    """Is Hoyer's measure higher than Dropout's at q = 1 and lower at q = 3, in every layer?"""
+
+    def find(rows: pd.DataFrame) -> Finding:
+        rows = rows[rows["model"] == model]
         if not len(rows) or rows.groupby(["p", "q"])["seed"].nunique().min() < LEAST_SEEDS:
             return TOO_FEW
         lines, as_claimed, opposite = [], 0, 0
         for layer in layers:
             part = rows[(rows["p"] == 0.2) & (rows["layer"] == layer)]
-            low, high = paired_difference(part, "hoyer", 1.0, 2.0), paired_difference(part, "hoyer", 3.0, 2.0)
-            lines.append(
-                f"{layer}: q=1 {low[0]:+.3f} [{low[1]:+.3f}, {low[2]:+.3f}], "
-                f"q=3 {high[0]:+.3f} [{high[1]:+.3f}, {high[2]:+.3f}]"
-            )
-            as_claimed += low[1] > 0 and high[2] < 0
-            opposite += low[2] < 0 or high[1] > 0
-        ours = f"Hoyer minus Dropout's at p = 0.2, n = {low[3]}; " + "; ".join(lines)
+            low, high = (paired_difference(part, "hoyer", q, 2.0) for q in (1.0, 3.0))
+            lines.append(f"{layer}: q=1 {low:+.3f}, q=3 {high:+.3f}")
+            as_claimed += low.above and high.below
+            opposite += low.below or high.above
+        ours = f"Hoyer minus Dropout's at p = 0.2, n = {low.n}; " + "; ".join(lines)
         if as_claimed == len(layers):
             return Finding(ours, DIRECTION, "both intervals lie on the claimed side of zero")
         return Finding(
             ours,
             "not reproduced",
             f"of {len(layers)} layers, {as_claimed} have both intervals on the claimed side of zero, {opposite} have "
-            f"one on the other side, the rest are undecided with {low[3]} seeds",
+            f"one on the other side, the rest are undecided with {low.n} seeds",
         )
 
-    return judge
+    return find
 
 
 def image_rows(records: Iterable[Record]) -> pd.DataFrame:
@@ -56,18 +61,19 @@ def image_rows(records: Iterable[Record]) -> pd.DataFrame:
     return rows[rows["p"] == rows["q"].map(valid["p"])]
 
 
-def _denser_is_better(records: list[Record]) -> Finding:
-    rows = image_rows(records)
-    if not len(rows) or rows["q"].nunique() < 5:
+def _denser_is_better(rows: pd.DataFrame) -> Finding:
+    if rows["q"].nunique() < 5:
         return TOO_FEW
     accuracy = rows.groupby("q")["valid_accuracy"].mean().to_dict()
     dense, sparse = (max(side, key=accuracy.__getitem__) for side in ((2.5, 3.0), (1.0, 1.5)))
-    mean, low, high, n = paired_difference(rows, "test_accuracy", dense, sparse)
-    text = f"test accuracy of q={dense:g} minus q={sparse:g}: {mean:+.2f} points [{low:+.2f}, {high:+.2f}], n={n}"
-    if low > 0:
-        return Finding(text, DIRECTION, "p and the q of each side were chosen on validation")
-    side = "the sparse side is better" if high < 0 else "the interval contains zero"
-    return Finding(text, "not reproduced", f"p and the q of each side were chosen on validation; {side}")
+    gap = paired_difference(rows, "test_accuracy", dense, sparse)
+    side = "" if gap.above else "; the sparse side is better" if gap.below else "; the interval contains zero"
+    return judged(
+        {"dense minus sparse": gap},
+        f"test accuracy of q={dense:g} minus q={sparse:g}: {gap.mean:+.2f} points [{gap.low:+.2f}, {gap.high:+.2f}], "
+        f"n={gap.n}",
+        f"p and the q of each side were chosen on validation{side}",
+    )
 
 
 SECTION = Section(
@@ -82,6 +88,7 @@ SECTION = Section(
                 _GRID,
                 "`bridgeout sweep activations`",
                 _sparser(layers, model),
+                image_layers,
             )
             for where, layers, model in (
                 ("last hidden layer", ("relu5",), "smallcnn"),
@@ -96,6 +103,7 @@ SECTION = Section(
             _GRID,
             "`bridgeout sweep activations`",
             _denser_is_better,
+            image_rows,
         ),
         Claim(
             "Bridgeout's networks are more accurate, and their weights sparser, than with Dropout or Shakeout",

@@ -52,4 +52,4 @@ __all__ = [
     "standings",
 ]
 
-STUDY = Study("arena", {"arena": arena_runs}, (SECTION,))
+STUDY = Study("arena", {"arena": arena_runs}, (SECTION,), table=arena_frame)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 
 from ... import stats
-from ...runs.records import Record
-from ...stats import Gap, points
-from ..base import DIRECTION, LEAST_SEEDS, TOO_FEW, Claim, Finding, Judge, Section
+from ...stats import Gap
+from ..base import LEAST_SEEDS, NO_NUMBER, Claim, Finding, Judge, Section, judged, list_gaps
 from . import study as arena
 
 RECALIBRATED, FINE_TUNED = arena.TREATMENTS
@@ -23,39 +22,32 @@ def gap(rows: pd.DataFrame, a: str, b: str, treatment: str) -> Gap:
     return stats.advantage(rows[rows["treatment"] == treatment], a, b, PRUNED)
 
 
-def _by_network(records: list[Record], measure: Callable[[pd.DataFrame], Gap]) -> dict[str, Gap]:
+def _by_network(rows: pd.DataFrame, measure: Callable[[pd.DataFrame], Gap]) -> dict[str, Gap]:
     """Networks with enough seeds, and what was measured on them."""
-    frame = arena.arena_frame(records)
-    names = [] if frame.empty else [name for name in arena.NETWORKS if name in set(frame["network"])]
-    gaps = {name: measure(arena.final(frame, name)) for name in names}
-    return {name: found for name, found in gaps.items() if found[3] >= LEAST_SEEDS}
-
-
-def _in_words(gaps: dict[str, Gap]) -> str:
-    return "; ".join(f"{name} {points(found)}, n = {found[3]}" for name, found in gaps.items())
+    gaps = {name: measure(arena.final(rows, name)) for name in arena.NETWORKS if name in set(rows["network"])}
+    return {name: found for name, found in gaps.items() if found.n >= LEAST_SEEDS}
 
 
 def _ahead(a: str, b: str, treatment: str, *, enough: str = "ahead") -> Judge:
     """Is a ahead of b on every network (the interval lies above zero), or as good (above -``MARGIN``)?"""
 
-    def judge(records: list[Record]) -> Finding:
-        gaps = _by_network(records, lambda rows: gap(rows, a, b, treatment))
-        if not gaps:
-            return TOO_FEW
+    def find(rows: pd.DataFrame) -> Finding:
+        gaps = _by_network(rows, lambda some: gap(some, a, b, treatment))
         floor = 0.0 if enough == "ahead" else -MARGIN
-        holds = [low > floor for _, low, _, _ in gaps.values()]
-        where = "on every network" if all(holds) else f"on {sum(holds)} of {len(holds)} networks"
-        return Finding(
-            f"{_in_words(gaps)}, points",
-            DIRECTION if all(holds) else "not reproduced",
+        above = sum(found.low > floor for found in gaps.values())
+        where = "on every network" if above == len(gaps) else f"on {above} of {len(gaps)} networks"
+        return judged(
+            gaps,
+            f"{list_gaps(gaps, seeds=True)}, points",
             f"{arena.LABELS[a]} minus {arena.LABELS[b]}, {treatment}, mean over {len(PRUNED)} shares of removed "
             f"filters: the interval lies above {floor:g} {where}",
+            least=floor,
         )
 
-    return judge
+    return find
 
 
-def _healed(records: list[Record]) -> Finding:
+def _healed(rows: pd.DataFrame) -> Finding:
     """Does the network pruned by L1 norm reach the unpruned one once it is fine-tuned, at the mildest point?"""
 
     def loss(rows: pd.DataFrame) -> Gap:
@@ -63,15 +55,14 @@ def _healed(records: list[Record]) -> Finding:
         whole = some[some["amount"] == 0].assign(method="whole", amount=PRUNED[0])
         return stats.advantage(pd.concat([some, whole]), "l1-norm", "whole", PRUNED[:1])
 
-    gaps = _by_network(records, loss)
-    if not gaps:
-        return TOO_FEW
-    holds = all(low > -MARGIN for _, low, _, _ in gaps.values())
-    return Finding(
-        f"{_in_words(gaps)}, points",
-        DIRECTION if holds else "not reproduced",
+    gaps = _by_network(rows, loss)
+    holds = all(found.low > -MARGIN for found in gaps.values())
+    return judged(
+        gaps,
+        f"{list_gaps(gaps, seeds=True)}, points",
         f"{100 * PRUNED[0]:.0f} % of every layer's filters removed, one epoch of fine-tuning, minus the whole network: "
         f"the interval {'lies' if holds else 'does not lie'} above -{MARGIN:g} on every network",
+        least=-MARGIN,
     )
 
 
@@ -79,26 +70,25 @@ _SCALE = (
     "VGG-11 of a quarter of the channels, 10,000 images of CIFAR-10, 6 + 1 epochs; ResNet-14 of half the channels, "
     "6,000 images, where it is named"
 )
-_NO_NUMBER = "no number known to us"
 
 SECTION = Section(
     "Rivals on the same networks",
     "Claims on penalties, gates and pruned networks, tested in the arena of chapter 12, where every method has the "
     "same training and a strength chosen on validation images.",
     tuple(
-        Claim(claim, source, published, _SCALE, "`bridgeout sweep arena`", judge)
-        for claim, source, published, judge in (
+        Claim(claim, source, published, _SCALE, "`bridgeout sweep arena`", find, arena.arena_frame)
+        for claim, source, published, find in (
             (
                 "A penalty on out- and in-channels together (OICSR) prepares better for removal than one on filters "
                 "alone",
                 "Li et al. 2019 (OICSR), abstract",
-                _NO_NUMBER,
+                NO_NUMBER,
                 _ahead("oicsr", "group-lasso", FINE_TUNED),
             ),
             (
                 "The sparse group lasso with l0 is as accurate as that with l1",
                 "Bui et al., abstracts of 2019 and 2021: better or comparable accuracy at comparable sparsity",
-                _NO_NUMBER,
+                NO_NUMBER,
                 _ahead("sgl-l0", "sgl-l1", RECALIBRATED, enough="as good"),
             ),
             (
@@ -117,13 +107,13 @@ SECTION = Section(
             (
                 "Rehearsing the loss of the weakest filters (Targeted Dropout) prepares for it better than Dropout",
                 "Gomez et al. 2019; tables not known to us",
-                _NO_NUMBER,
+                NO_NUMBER,
                 _ahead("targeted", "dropout", RECALIBRATED),
             ),
             (
                 "Gates with a price on open ones (L0) prune at no loss against Dropout",
                 "Louizos et al. 2018: WRN-28-10 errors of 3.83 % against 3.89 %, from memory, unverified",
-                _NO_NUMBER,
+                NO_NUMBER,
                 _ahead("l0-gates", "dropout", FINE_TUNED, enough="as good"),
             ),
         )

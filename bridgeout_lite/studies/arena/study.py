@@ -132,6 +132,7 @@ class ArenaExperiment(ImageExperiment):
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=6))
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {"study": "arena"}
 
     def __post_init__(self) -> None:
@@ -400,7 +401,7 @@ def final(frame: pd.DataFrame, network: str) -> pd.DataFrame:
     """
     best = choose_strengths(frame, network)
     rows = frame[(frame["network"] == network) & (frame["split"] == "test")]
-    return rows.loc[[m == "scratch" or best.get(m) == s for m, s in zip(rows["method"], rows["setting"], strict=True)]]
+    return rows[(rows["method"] == "scratch") | (rows["method"].map(best) == rows["setting"])]
 
 
 def complete(frame: pd.DataFrame, network: str, seeds: int = 3) -> bool:

@@ -44,4 +44,4 @@ __all__ = [
     "teachers_frame",
 ]
 
-STUDY = Study("evolution", {"evolution": lineages}, (SECTION,))
+STUDY = Study("evolution", {"evolution": lineages}, (SECTION,), table=lineages_frame)

@@ -1,13 +1,27 @@
 """Evolving networks: stress-induced evolutionary synthesis and its ancestor, judged by our reconstruction of them."""
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
 
 from ...data import TITLES
 from ...runs.records import Record
-from ...stats import Gap, interval, points
-from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
+from ...stats import Gap, interval, paired, points
+from ..base import (
+    LEAST_SEEDS,
+    NO_NUMBER,
+    TOO_FEW,
+    Claim,
+    Finding,
+    Judge,
+    Section,
+    count_sides,
+    judged,
+    list_gaps,
+    not_run,
+    seeded,
+)
 from .study import at_size, lineages_frame
 from .teacher import teachers_frame
 
@@ -22,13 +36,23 @@ LITTLE = 2.0
 NAMES = {name: TITLES[name] for name in ("cifar10", "digits")}
 
 
-def lineages(records: list[Record], **wanted: object) -> dict[str, pd.DataFrame]:
+def _by_data(rows: pd.DataFrame, **wanted: object) -> dict[str, pd.DataFrame]:
     """The rows of each data set at the given factor, stress, ...; only sets with at least ``LEAST_SEEDS`` seeds."""
-    rows = lineages_frame(records)
     for name, value in wanted.items():
-        rows = rows[rows[name] == value] if len(rows) else rows
-    parts = {name: rows[rows["dataset"] == name] for name in NAMES} if len(rows) else {}
-    return {name: part for name, part in parts.items() if part["seed"].nunique() >= LEAST_SEEDS}
+        rows = rows[rows[name] == value]
+    parts = {name: rows[rows["dataset"] == name] for name in NAMES}
+    return {name: part for name, part in parts.items() if seeded(part)}
+
+
+def lineages(records: list[Record], **wanted: object) -> dict[str, pd.DataFrame]:
+    """The lineages of each data set at the given factor, stress, ...; only sets with at least ``LEAST_SEEDS`` seeds."""
+    rows = lineages_frame(records)
+    return _by_data(rows, **wanted) if len(rows) else {}
+
+
+def selections(records: Iterable[Record]) -> pd.DataFrame:
+    """The second table of :func:`~.teacher.teachers_frame`."""
+    return teachers_frame(records)[1]
 
 
 def last_offspring(rows: pd.DataFrame) -> pd.DataFrame:
@@ -63,104 +87,87 @@ def stress_gain(rows: pd.DataFrame) -> tuple[float, float, Gap]:
 SPLITS = ("valid_accuracy", "test_accuracy")
 
 
-def _enough(gaps: Iterable[Gap]) -> bool:
-    counts = [gap[3] for gap in gaps]
-    return bool(counts) and min(counts) >= LEAST_SEEDS
-
-
-def _little_loss(records: list[Record]) -> Finding:
-    parts = lineages(records, stress=0.0, inherit=True)
-    gaps = {name: against_control(rows, "restarted") for name, rows in parts.items()}
-    if not _enough(gaps.values()):
-        return TOO_FEW
+def _little_loss(rows: pd.DataFrame) -> Finding:
+    parts = _by_data(rows, stress=0.0, inherit=True)
+    gaps = {name: against_control(part, "restarted") for name, part in parts.items()}
     lines = []
     for name, gap in gaps.items():
-        last = parts[name][parts[name]["generation"] == parts[name]["generation"].max()]
-        share = last[last["arm"] == "lineage"]["macs_share"].mean()
-        lines.append(f"{NAMES[name]}, {100 * share:.0f} % of the multiply-adds: {points(gap)}, n = {gap[3]}")
-        lines[-1] += f" ({points(against_control(parts[name], 'whole'))} against one schedule in place of restarts)"
-    little, large = (
-        sum(test) for test in zip(*((g[1] >= -LITTLE, g[2] < -LITTLE) for g in gaps.values()), strict=True)
-    )
-    return Finding(
+        share = last_offspring(parts[name])["macs_share"].mean()
+        whole = against_control(parts[name], "whole")
+        lines.append(
+            f"{NAMES[name]}, {100 * share:.0f} % of the multiply-adds: {points(gap)}, n = {gap.n} ({points(whole)} "
+            "against one schedule in place of restarts)"
+        )
+    little, large = (sum(g.low > -LITTLE for g in gaps.values()), sum(g.high < -LITTLE for g in gaps.values()))
+    return judged(
+        gaps,
         f"points of test accuracy, last offspring minus the whole network in the same schedule; {'; '.join(lines)}",
-        DIRECTION if little == len(gaps) else "not reproduced",
         f"small means at most {LITTLE:g} points: of {len(gaps)} intervals {little} lie within and {large} beyond that",
+        least=-LITTLE,
     )
 
 
-def _fewer_synapses(records: list[Record]) -> Finding:
-    parts = lineages(records, stress=0.0, inherit=True)
+def _fewer_synapses(rows: pd.DataFrame) -> Finding:
+    parts = _by_data(rows, stress=0.0, inherit=True)
     if "digits" not in parts:
         return TOO_FEW
-    rows = parts["digits"]
-    fold, gap = interval(1 / last_offspring(rows)["parameters_share"]), against_control(rows, "whole")
-    if gap[3] < LEAST_SEEDS:
-        return TOO_FEW
-    good = fold[0] >= 48 and gap[1] >= -LITTLE
-    return Finding(
-        f"{fold[0]:.0f}-fold [{fold[1]:.0f}, {fold[2]:.0f}] fewer parameters in generation 4, n = {fold[3]}, at "
+    gap, fold = (
+        against_control(parts["digits"], "whole"),
+        interval(1 / last_offspring(parts["digits"])["parameters_share"]),
+    )
+    return judged(
+        {"whole": gap},
+        f"{fold.mean:.0f}-fold [{fold.low:.0f}, {fold.high:.0f}] fewer parameters in generation 4, n = {fold.n}, at "
         f"{points(gap)} points of test accuracy against the whole network trained as long",
-        DIRECTION if good else "not reproduced",
         f"asked for: 48-fold or more at a loss of at most {LITTLE:g} points",
-        "handwritten digits, filters removed; the published test is visual saliency, synapses removed",
+        least=-LITTLE if fold.mean >= 48 else math.inf,
+        scale="handwritten digits, filters removed; the published test is visual saliency, synapses removed",
     )
 
 
-def _stress_prepares(records: list[Record]) -> Finding:
-    gains = {}
-    for name, rows in lineages(records).items():
-        if {0.0} < set(rows["stress"]) and rows.groupby("stress")["seed"].nunique().min() >= LEAST_SEEDS:
-            gains[name] = stress_gain(rows)
-    if not _enough(gap for *_, gap in gains.values()):
-        return TOO_FEW
-    lines = [
-        f"{NAMES[name]}, stress {best:g}, {100 * share:.0f} % of the multiply-adds: {points(gap)}, n = {gap[3]}"
-        for name, (best, share, gap) in gains.items()
-    ]
-    better, worse = sum(g[1] > 0 for *_, g in gains.values()), sum(g[2] < 0 for *_, g in gains.values())
-    return Finding(
-        f"points of test accuracy, with minus without stress at equal size; {'; '.join(lines)}",
-        DIRECTION if better == len(gains) else "not reproduced",
-        f"of {len(gains)} intervals {better} lie above zero and {worse} below",
+def _stress_prepares(rows: pd.DataFrame) -> Finding:
+    gaps = {}
+    for name, part in _by_data(rows).items():
+        if {0.0} < set(part["stress"]) and part.groupby("stress")["seed"].nunique().min() >= LEAST_SEEDS:
+            best, share, gap = stress_gain(part)
+            gaps[f"{NAMES[name]}, stress {best:g}, {100 * share:.0f} % of the multiply-adds:"] = gap
+    return judged(
+        gaps,
+        f"points of test accuracy, with minus without stress at equal size; {list_gaps(gaps, seeds=True)}",
+        count_sides(gaps),
     )
 
 
 def _better_than(controls: tuple[str, ...]) -> Judge:
-    def judge(records: list[Record]) -> Finding:
-        parts = lineages(records, stress=0.0, inherit=True)
-        gaps = {(name, c): against_control(rows, c) for name, rows in parts.items() for c in controls}
-        if not _enough(gaps.values()):
-            return TOO_FEW
-        lines = [
-            f"{NAMES[name]}, minus {control}: {points(gap)}, n = {gap[3]}" for (name, control), gap in gaps.items()
-        ]
-        better, worse = (sum(t) for t in zip(*((g[1] > 0, g[2] < 0) for g in gaps.values()), strict=True))
-        return Finding(
-            f"points of test accuracy of the last offspring; {'; '.join(lines)}",
-            DIRECTION if better == len(gaps) else "not reproduced",
-            f"of {len(gaps)} intervals {better} lie above zero and {worse} below; same widths, same epochs in sum",
+    def find(rows: pd.DataFrame) -> Finding:
+        parts = _by_data(rows, stress=0.0, inherit=True)
+        gaps = {
+            f"{NAMES[name]}, minus {control}:": against_control(part, control)
+            for name, part in parts.items()
+            for control in controls
+        }
+        return judged(
+            gaps,
+            f"points of test accuracy of the last offspring; {list_gaps(gaps, seeds=True)}",
+            f"{count_sides(gaps)}; same widths, same epochs in sum",
         )
 
-    return judge
+    return find
 
 
-def _keeps_what_is_needed(records: list[Record]) -> Finding:
-    selection = teachers_frame(records)[1]
-    if not len(selection) or selection["seed"].nunique() < LEAST_SEEDS:
+def _keeps_what_is_needed(selection: pd.DataFrame) -> Finding:
+    if not seeded(selection):
         return TOO_FEW
     informed = selection[selection["rule"] != "random"]
-    gaps = {str(rule): interval(part["gap"]) for rule, part in informed.groupby("rule")}
-    table = selection.pivot_table(index="seed", columns="rule", values="gap")
-    behind = interval((table["exp"] - table["magnitude"]).dropna())
-    return Finding(
-        "chance of a needed unit to be kept minus that of another, in points: "
-        + "; ".join(f"{rule} {points(gap * 100)}" for rule, gap in gaps.items())
-        + f"; exp minus magnitude {points(behind * 100)}, n = {behind[3]}",
-        DIRECTION if gaps["exp"][1] > 0 else "not reproduced",
+    gaps = {str(rule): interval(part["gap"]) * 100 for rule, part in informed.groupby("rule")}
+    behind = paired(selection, "gap", "rule", "exp", "magnitude") * 100
+    return judged(
+        {"exp": gaps["exp"]},
+        f"chance of a needed unit to be kept minus that of another, in points: {list_gaps(gaps)}; exp minus magnitude "
+        f"{points(behind)}, n = {behind.n}",
         "chance is 0; magnitude keeps as many units, the largest ones"
-        + (", and tells them apart better" if behind[2] < 0 else ""),
-        "students of 32 hidden units of teachers of 4, whose needed units are known",
+        + (", and tells them apart better" if behind.below else ""),
+        scale="students of 32 hidden units of teachers of 4, whose needed units are known",
     )
 
 
@@ -176,6 +183,7 @@ SECTION = Section(
             SCALE,
             COMMAND,
             _little_loss,
+            lineages_frame,
         ),
         Claim(
             "In the fourth generation synapses are 48-fold fewer at comparable performance",
@@ -184,6 +192,7 @@ SECTION = Section(
             SCALE,
             COMMAND,
             _fewer_synapses,
+            lineages_frame,
         ),
         Claim(
             "Stress in training prepares a network for the removal to come",
@@ -192,6 +201,7 @@ SECTION = Section(
             SCALE,
             COMMAND,
             _stress_prepares,
+            lineages_frame,
         ),
         Claim(
             "An evolved network is better than one cut at once to its size",
@@ -200,6 +210,7 @@ SECTION = Section(
             SCALE,
             COMMAND,
             _better_than(("magnitude", "random")),
+            lineages_frame,
         ),
         Claim(
             "Synthesis probabilities made of a parent's weights keep what the task needs more often than chance",
@@ -208,6 +219,7 @@ SECTION = Section(
             "-",
             COMMAND,
             _keeps_what_is_needed,
+            selections,
         ),
         *(
             Claim(what, STRESSED, theirs, "-", "-", not_run(why))

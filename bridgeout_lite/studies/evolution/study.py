@@ -79,6 +79,7 @@ class EvolutionExperiment(ImageExperiment):
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=3, batch_size=64))
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {"task": "evolution", "method": "evolution"}
 
     def __post_init__(self) -> None:

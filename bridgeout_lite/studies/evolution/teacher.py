@@ -64,6 +64,7 @@ class TeacherExperiment(Experiment):
     decay: float = 1e-3
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {
         "task": "teacher",
         "dataset": "teacher",

@@ -108,4 +108,4 @@ __all__ = [
     "silenced",
 ]
 
-STUDY = Study("explanations", {"explanations": explanations}, (SECTION,))
+STUDY = Study("explanations", {"explanations": explanations}, (SECTION,), table=explanations_frame)

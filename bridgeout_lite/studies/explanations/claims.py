@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 
 from ...data import TITLES
-from ...runs.records import Record
-from ...stats import Gap, interval, paired_difference
-from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
+from ...stats import Gap, interval, paired_difference, points
+from ..base import LEAST_SEEDS, NO_NUMBER, Claim, Finding, Judge, Section, count_sides, judged, list_gaps
 from .study import explanations_frame
 
 FLOWERS = {"flowers-single-6c": "one telling part", "flowers-double-12c": "two telling parts"}
@@ -25,57 +24,40 @@ def sparse_gap(rows: pd.DataFrame, dataset: str, value: str) -> Gap:
     return paired_difference(rows[(rows["dataset"] == dataset) & (rows["method"] == "sparseout")], value, 1.0, 3.0)
 
 
-def _words(gap: Gap, digits: int) -> str:
-    mean, low, high, _ = gap
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-
-
 def _judge(
     measure: Callable[[pd.DataFrame], dict[str, Gap]], sign: int, digits: int, reason: str, *, fit: bool = False
 ) -> Judge:
     """Reproduced in direction if every interval that ``measure`` finds, of seeds enough, lies on the side of ``sign``.
     With ``fit`` the reason says whether the networks compared fit equally well."""
 
-    def judge(records: list[Record]) -> Finding:
-        rows = explanations_frame(records)
-        gaps = {name: gap for name, gap in (measure(rows) if len(rows) else {}).items() if gap[3] >= LEAST_SEEDS}
-        if not gaps:
-            return TOO_FEW
-        right = sum(sign * (low if sign > 0 else high) > 0 for _, low, high, _ in gaps.values())
-        wrong = sum(sign * (high if sign > 0 else low) < 0 for _, low, high, _ in gaps.values())
-        n = min(n for _, _, _, n in gaps.values())
-        said = f"{reason}; of {len(gaps)} intervals {right} lie on the claimed side of zero and {wrong} on the other"
+    def find(rows: pd.DataFrame) -> Finding:
+        gaps = {f"{name}:": gap for name, gap in measure(rows).items() if gap.n >= LEAST_SEEDS}
+        said = f"{reason}; {count_sides(gaps, sign)}"
         if fit:
             fits = [sparse_gap(rows, dataset, "valid_accuracy") for dataset in ("flowers-single-6c", "cifar10")]
-            enough = ", ".join(_words(gap, 1) for gap in fits if gap[3] >= LEAST_SEEDS)
+            enough = ", ".join(points(gap) for gap in fits if gap.n >= LEAST_SEEDS)
             said += f"; validation accuracy differs by {enough} points"
-        return Finding(
-            "; ".join(f"{name}: {_words(gap, digits)}" for name, gap in gaps.items()) + f"; n = {n}",
-            DIRECTION if right == len(gaps) else "not reproduced",
-            said,
-        )
+        ours = f"{list_gaps(gaps, f'+.{digits}f')}; n = {min((gap.n for gap in gaps.values()), default=0)}"
+        return judged(gaps, ours, said, sign=sign)
 
-    return judge
+    return find
 
 
 def _relevant(rows: pd.DataFrame) -> dict[str, Gap]:
     return {NAMES[dataset]: quiet_gap(rows, dataset, "relevance") for dataset in NAMES}
 
 
-def _covers(rows: pd.DataFrame) -> dict[str, Gap]:
-    return {
-        f"{NAMES[dataset]}, minus {words}": quiet_gap(rows, dataset, "overlap_selected", f"overlap_{control}")
-        for dataset in ("flowers-single-6c", "flowers-double-12c")
-        for control, words in (("random", "random channels"), ("usual place", "the usual place"))
+def _overlap(controls: dict[str, str]) -> Callable[[pd.DataFrame], dict[str, Gap]]:
+    """How much better selected features overlap with the truth than each of these controls, by its column."""
+    return lambda rows: {
+        f"{title}, minus {words}": quiet_gap(rows, dataset, "overlap_selected", f"overlap_{control}")
+        for dataset, title in FLOWERS.items()
+        for control, words in controls.items()
     }
 
 
-def _beats_gradients(rows: pd.DataFrame) -> dict[str, Gap]:
-    return {
-        f"{NAMES[dataset]}, minus {words}": quiet_gap(rows, dataset, "overlap_selected", f"overlap_{control}")
-        for dataset in ("flowers-single-6c", "flowers-double-12c")
-        for control, words in (("guided", "guided backpropagation"), ("gradient", "the gradient"))
-    }
+_covers = _overlap({"random": "random channels", "usual place": "the usual place"})
+_beats_gradients = _overlap({"guided": "guided backpropagation", "gradient": "the gradient"})
 
 
 def _fewer(rows: pd.DataFrame) -> dict[str, Gap]:
@@ -83,14 +65,12 @@ def _fewer(rows: pd.DataFrame) -> dict[str, Gap]:
 
 
 def _more_faithful(rows: pd.DataFrame) -> dict[str, Gap]:
-    flowers = sparse_gap(rows, "flowers-single-6c", "overlap_selected")
-    return {
-        "overlap with the telling part, in hundredths": (*(100 * v for v in flowers[:3]), flowers[3]),  # type: ignore[dict-item]
-        **{
-            f"points lost beyond random channels, {NAMES[dataset]}": sparse_gap(rows, dataset, "relevance")
-            for dataset in ("flowers-single-6c", "cifar10")
-        },
+    lost = {
+        f"points lost beyond random channels, {NAMES[dataset]}": sparse_gap(rows, dataset, "relevance")
+        for dataset in ("flowers-single-6c", "cifar10")
     }
+    overlap = sparse_gap(rows, "flowers-single-6c", "overlap_selected") * 100
+    return {"overlap with the telling part, in hundredths": overlap} | lost
 
 
 _PAPER = "Oramas, Wang & Tuytelaars 2019, abstract; its tables not known to us"
@@ -105,8 +85,8 @@ SECTION = Section(
     "Explanations by interpretation, tested in chapter 15 on drawn flowers whose telling part is known to the pixel, "
     "and on CIFAR-10.",
     tuple(
-        Claim(claim, source, NO_NUMBER, _SCALE, "`bridgeout sweep explanations`", judge)
-        for claim, source, judge in (
+        Claim(claim, source, NO_NUMBER, _SCALE, "`bridgeout sweep explanations`", find, explanations_frame)
+        for claim, source, find in (
             (
                 "The features that the lasso selects are relevant: silencing them costs a class more than silencing "
                 "as many channels of the same layers, drawn at random",

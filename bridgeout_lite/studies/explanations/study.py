@@ -64,6 +64,7 @@ class ExplanationExperiment(Experiment):
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {"task": "explanations"}
     DIGITS = 4
 

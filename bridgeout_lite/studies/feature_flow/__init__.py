@@ -41,4 +41,4 @@ __all__ = [
     "without_blocks",
 ]
 
-STUDY = Study("feature-flow", {"feature-flow": feature_flow}, (SECTION,))
+STUDY = Study("feature-flow", {"feature-flow": feature_flow}, (SECTION,), table=flow_runs)

@@ -2,10 +2,9 @@
 
 import pandas as pd
 
-from ...runs.records import Record
 from ...stats import Gap, interval, points
-from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, not_run
-from .study import BLOCK_COUNTS, FILTER_AMOUNTS, PLAIN, WEIGHT_AMOUNTS, flow_layers, flow_removal, flow_runs
+from ..base import LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section, judged, list_gaps, not_run
+from .study import BLOCK_COUNTS, FILTER_AMOUNTS, PLAIN, WEIGHT_AMOUNTS, flow_layers, flow_removal
 
 _SOURCE = "Wu, Lan, Zhang & Xiang 2021, abstract"
 _SCALE = (
@@ -26,71 +25,61 @@ def _gaps(table: pd.Series) -> dict[str, Gap]:
         for name, part in table.groupby("setting")
         if not str(name).startswith("no penalty")
     }
-    return {name: gap for name, gap in gaps.items() if gap[3] >= LEAST_SEEDS}
+    return {name: gap for name, gap in gaps.items() if gap.n >= LEAST_SEEDS}
 
 
 def _sparser(value: str) -> Judge:
     """Is Hoyer's measure higher under every penalty, over the convolutions of the penalised branches?"""
 
-    def judge(records: list[Record]) -> Finding:
-        layers = flow_layers(records)
-        if not len(layers):
-            return TOO_FEW
+    def find(layers: pd.DataFrame) -> Finding:
         table = layers[layers["part"] != "other"].groupby(["setting", "seed"])[value].mean()
         gaps = _gaps(table)
         if not gaps:
             return TOO_FEW
-        as_claimed, opposite = sum(g[1] > 0 for g in gaps.values()), sum(g[2] < 0 for g in gaps.values())
+        as_claimed, opposite = sum(g.above for g in gaps.values()), sum(g.below for g in gaps.values())
         gamma = layers[layers["part"] == "second"].groupby("setting")["gamma"].mean()
-        lines = [f"{name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}]" for name, (mean, low, high, _) in gaps.items()]
         shrunk = ", ".join(f"{gamma[name] / gamma[PLAIN]:.2f}" for name in gaps)
-        return Finding(
-            f"Hoyer minus that without a penalty ({table[PLAIN].mean():.4f}), n = {gaps[next(iter(gaps))][3]}; "
-            + "; ".join(lines),
-            DIRECTION if as_claimed == len(gaps) else "not reproduced",
+        named = {f"{name}:": gap for name, gap in gaps.items()}
+        return judged(
+            gaps,
+            f"Hoyer minus that without a penalty ({table[PLAIN].mean():.4f}), n = {next(iter(gaps.values())).n}; "
+            f"{list_gaps(named, '+.4f')}",
             f"penalties with {LEAST_SEEDS} seeds: {len(gaps)}, of them {as_claimed} with an interval above zero and "
             f"{opposite} with one below; the mean scale |gamma| of the last BatchNorm of a block is {shrunk} times "
             "what it is without them",
         )
 
-    return judge
+    return find
 
 
 def _easier(kinds: tuple[str, ...], amounts: tuple[float, ...], chance: str | None = None) -> Judge:
     """Is accuracy after removal higher under the penalty of best validation accuracy there, and, if there is such a
     control, higher than after a removal by ``chance`` from the same networks?"""
 
-    def judge(records: list[Record]) -> Finding:
-        removal = flow_removal(records)
-        if not len(removal):
-            return TOO_FEW
-        some = removal[removal["kind"].isin(kinds) & removal["amount"].isin(amounts)]
-        valid, test = (
-            some[some["split"] == split].groupby(["setting", "seed"])["accuracy"].mean() for split in ("valid", "test")
-        )
+    def find(removal: pd.DataFrame) -> Finding:
+        def accuracy(split: str, kinds: tuple[str, ...], amounts: tuple[float, ...]) -> pd.Series:
+            some = removal[removal["kind"].isin(kinds) & removal["amount"].isin(amounts) & (removal["split"] == split)]
+            return some.groupby(["setting", "seed"])["accuracy"].mean()
+
+        test = accuracy("test", kinds, amounts)
         gaps = _gaps(test)
         if not gaps:
             return TOO_FEW
-        best = str(valid.groupby("setting").mean()[list(gaps)].idxmax())
-        holds, more = gaps[best][1] > 0, ""
+        best = str(accuracy("valid", kinds, amounts).groupby("setting").mean()[list(gaps)].idxmax())
+        gap, needed, more = gaps[best], {best: gaps[best]}, ""
         if chance is not None:
-            by_chance = removal[
-                (removal["kind"] == chance) & removal["amount"].isin(amounts) & removal["split"].eq("test")
-            ]
-            control = by_chance[by_chance["setting"] == best].groupby("seed")["accuracy"].mean()
-            better = interval((test[best] - control).dropna())
-            holds, more = holds and better[1] > 0, f"; minus removal by chance from the same networks {points(better)}"
-        whole = _gaps(flow_runs(records).set_index(["setting", "seed"])["test_accuracy"])[best]
-        _, low, high, n = gaps[best]
-        return Finding(
-            f"test accuracy after removal, {best} minus no penalty, points: {points(gaps[best])}, n = {n}",
-            DIRECTION if holds else "not reproduced",
-            f"the interval {'lies above' if low > 0 else 'lies below' if high < 0 else 'contains'} zero; penalty "
+            needed["chance"] = interval((test[best] - accuracy("test", (chance,), amounts)[best]).dropna())
+            more = f"; minus removal by chance from the same networks {points(needed['chance'])}"
+        whole = _gaps(accuracy("test", kinds, (0,)))[best]
+        return judged(
+            needed,
+            f"test accuracy after removal, {best} minus no penalty, points: {points(gap)}, n = {gap.n}",
+            f"the interval {'lies above' if gap.above else 'lies below' if gap.below else 'contains'} zero; penalty "
             f"chosen on validation among {len(gaps)}; without penalty {test[PLAIN].mean():.1f} %; before any removal "
             f"the difference is {points(whole)}{more}",
         )
 
-    return judge
+    return find
 
 
 SECTION = Section(
@@ -106,12 +95,21 @@ SECTION = Section(
                 _SCALE,
                 _COMMAND,
                 _sparser(value),
+                flow_layers,
             )
             for what, value in (("single weights", "hoyer"), ("filters", "filter_hoyer"))
         ),
         *(
-            Claim(f"It makes a network easier to prune: {what}", _SOURCE + also, NO_NUMBER, _SCALE, _COMMAND, judge)
-            for what, judge, also in (
+            Claim(
+                f"It makes a network easier to prune: {what}",
+                _SOURCE + also,
+                NO_NUMBER,
+                _SCALE,
+                _COMMAND,
+                find,
+                flow_removal,
+            )
+            for what, find, also in (
                 ("single weights", _easier(("weights",), WEIGHT_AMOUNTS), ""),
                 ("filters", _easier(("filters: l2", "filters: folded"), FILTER_AMOUNTS, "filters: random"), ""),
                 (

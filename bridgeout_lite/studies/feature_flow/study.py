@@ -64,6 +64,7 @@ class FlowExperiment(ImageExperiment):
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=4, batch_size=50))
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {"task": "feature flow", "method": "feature flow", "p": 0.0, "q": 2.0}
 
     def __post_init__(self) -> None:

@@ -38,4 +38,4 @@ __all__ = [
     "tuned",
 ]
 
-STUDY = Study("language", {"language": language_model}, (SECTION,))
+STUDY = Study("language", {"language": language_model}, (SECTION,), table=grid)

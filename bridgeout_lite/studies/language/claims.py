@@ -1,13 +1,27 @@
 """Sparsity in language models: what the hidden states are like, and what the perplexity wants."""
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
 
 from ...runs.records import Record
-from ...stats import interval, paired_difference, points
+from ...stats import interval, paired_difference
 from .. import published
-from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
+from ..base import (
+    DIRECTION,
+    LEAST_SEEDS,
+    NO_NUMBER,
+    TOO_FEW,
+    Claim,
+    Finding,
+    Judge,
+    Section,
+    count_sides,
+    judged,
+    list_gaps,
+    seeded,
+)
 from ..images import runs_frame
 from ..measures import layers_frame
 from .study import SEARCHED_P, SEARCHED_Q, tuned
@@ -33,25 +47,48 @@ def at_tuned(rows: pd.DataFrame, records: Iterable[Record], model: str) -> pd.Da
     return rows[(rows["method"] == "sparseout") & (rows["p"] == rows["q"].map(best))]
 
 
-def _all_seeds(rows: pd.DataFrame) -> bool:
-    """Has every q of the search its seeds?"""
-    return len(rows) > 0 and all(rows["seed"][rows["q"] == q].nunique() >= LEAST_SEEDS for q in SEARCHED_Q)
+def language_runs(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per language model: the columns of :func:`bridgeout_lite.studies.images.runs_frame`, train, width and
+    layers of its spec, and best_p, the p that the search chose for its model and q."""
+    records = [r for r in records if r.spec.get("task") == "language"]
+    rows = runs_frame(records)
+    for name in ("train", "width", "layers"):
+        rows[name] = [r.spec[name] for r in records]
+    return _with_best_p(rows, records)
+
+
+def hidden_states(records: Iterable[Record]) -> pd.DataFrame:
+    """The rows of :func:`bridgeout_lite.studies.measures.layers_frame` of both models on a part of the text, and best_p
+    as :func:`language_runs` has it."""
+    records = [*records]
+    runs = [r for model in ("lstm", "transformer") for r in small_language_runs(records, model)]
+    return _with_best_p(layers_frame(runs), records)
+
+
+def _with_best_p(rows: pd.DataFrame, records: Iterable[Record]) -> pd.DataFrame:
+    best = tuned(records)
+    keys = zip(rows["model"], rows["q"], strict=True) if len(rows) else ()
+    return rows.assign(best_p=[best.get(key, math.nan) for key in keys])
+
+
+def _at_best(rows: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The rows of a model under Sparseout at the best p of each q; none unless every q of the search has its seeds."""
+    rows = rows[(rows["model"] == model) & (rows["method"] == "sparseout") & (rows["p"] == rows["best_p"])]
+    return rows if all(seeded(rows[rows["q"] == q]) for q in SEARCHED_Q) else rows.iloc[:0]
 
 
 def _sparser_is_better(model: str) -> Judge:
     """Is the best q below 2 better than Dropout, and better than the best q above 2?"""
 
-    def judge(records: list[Record]) -> Finding:
-        runs = runs_frame(small_language_runs(records, model))
-        rows = at_tuned(runs, records, model)
-        if not _all_seeds(rows):
+    def find(runs: pd.DataFrame) -> Finding:
+        runs = runs[(runs["model"] == model) & runs["train"].notna()]
+        rows = _at_best(runs, model)
+        if not len(rows):
             return TOO_FEW
-        loss = rows.groupby("q")["valid_loss"].mean().to_dict()
+        loss, level = (rows.groupby("q")[value].mean().to_dict() for value in ("valid_loss", "test_perplexity"))
         sparse, dense = (min(side, key=loss.__getitem__) for side in ([1.0, 1.25, 1.5], [2.5, 3.0]))
-        gaps = {q: paired_difference(rows, "test_perplexity", sparse, q) for q in (2.0, dense)}
+        gaps = {f"minus q={q:g}:": paired_difference(rows, "test_perplexity", sparse, q) for q in (2.0, dense)}
         edge = sorted(set(rows["q"][rows["p"].isin((min(SEARCHED_P), max(SEARCHED_P)))]))
-        lines = [f"minus q={q:g}: {points(gap)}" for q, gap in gaps.items()]
-        level = rows.groupby("q")["test_perplexity"].mean().to_dict()
         quiet = runs["test_perplexity"][runs["method"] == "none"]
         reason = (
             f"p of each q chosen on validation with one seed, the q of each side with all; mean at q={sparse:g} "
@@ -60,61 +97,52 @@ def _sparser_is_better(model: str) -> Judge:
         )
         if edge:
             reason += f"; the best p lies at the edge of the grid for q={', '.join(f'{q:g}' for q in edge)}"
-        better = sum(high < 0 for _, _, high, _ in gaps.values())
-        worse = sum(low > 0 for _, low, _, _ in gaps.values())
-        return Finding(
-            f"test perplexity, n = {gaps[2.0][3]}, q={sparse:g} {'; '.join(lines)}",
-            DIRECTION if better == len(gaps) else "not reproduced",
-            f"of two intervals {better} lie on the claimed side of zero and {worse} on the other; {reason}",
+        return judged(
+            gaps,
+            f"test perplexity, n = {next(iter(gaps.values())).n}, q={sparse:g} {list_gaps(gaps)}",
+            f"{count_sides(gaps, -1).replace('of 2', 'of two')}; {reason}",
+            sign=-1,
         )
 
-    return judge
+    return find
 
 
 def _sparser_states(places: tuple[str, ...], model: str) -> Judge:
     """Are Hoyer and Gini higher at q = 1 than at q = 3, in every place?"""
 
-    def judge(records: list[Record]) -> Finding:
-        rows = at_tuned(layers_frame(small_language_runs(records, model)), records, model)
-        if not _all_seeds(rows):
+    def find(rows: pd.DataFrame) -> Finding:
+        rows = _at_best(rows, model)
+        gaps = {
+            f"{place}, {measure.title()}": paired_difference(rows[rows["layer"] == place], measure, 1.0, 3.0)
+            for place in places
+            for measure in ("hoyer", "gini")
+        }
+        power = rows[rows["layer"] == places[-1]].groupby("q")["noise_power"].mean()
+        if not len(power):
             return TOO_FEW
-        some = [(place, measure) for place in places for measure in ("hoyer", "gini")]
-        gaps = [paired_difference(rows[rows["layer"] == place], measure, 1.0, 3.0) for place, measure in some]
-        as_claimed, opposite = sum(low > 0 for _, low, _, _ in gaps), sum(high < 0 for _, _, high, _ in gaps)
-        lines = [
-            f"{place}, {measure.title()} {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-            for (place, measure), (mean, low, high, _) in zip(some, gaps, strict=True)
-        ]
-        power = rows[rows["layer"] == places[-1]].groupby("q")["noise_power"].mean().to_dict()
-        return Finding(
-            f"q=1 minus q=3, n = {gaps[0][3]}; {'; '.join(lines)}",
-            DIRECTION if as_claimed == len(gaps) else "not reproduced",
-            f"of {len(gaps)} intervals {as_claimed} lie above zero and {opposite} below; each q at its tuned p, so not "
-            f"at the same noise: in {places[-1]} its power is {power[1.0]:.2f} and {power[3.0]:.2f} of the signal's",
+        return judged(
+            gaps,
+            f"q=1 minus q=3, n = {next(iter(gaps.values())).n}; {list_gaps(gaps, '+.3f')}",
+            f"{count_sides(gaps)}; each q at its tuned p, so not at the same noise: in {places[-1]} its power is "
+            f"{power[1.0]:.2f} and {power[3.0]:.2f} of the signal's",
         )
 
-    return judge
+    return find
 
 
-def _published_perplexity(records: list[Record]) -> Finding:
+def _published_perplexity(rows: pd.DataFrame) -> Finding:
     """An LSTM of two layers of 200 units on all training words, beside the published ones."""
-    runs = [r for r in records if r.spec.get("task") == "language" and r.spec["train"] is None]
-    runs = [r for r in runs if (r.spec["model"], r.spec["width"], r.spec["layers"]) == ("lstm", 200, 2)]
-    rows = runs_frame(r for r in runs if r.spec["dataset"] == "ptb")
-    if not len(rows):
+    size = (rows["model"] == "lstm") & (rows["width"] == 200) & (rows["layers"] == 2)
+    gap = interval(rows["test_perplexity"][size & rows["train"].isna() & (rows["dataset"] == "ptb")])
+    if not gap.n:
         return TOO_FEW
-    mean, low, high, n = interval(rows["test_perplexity"])
     theirs = [value for _, value in published.PTB_PERPLEXITIES]
-    off = ", ".join(f"{100 * (mean / value - 1):+.1f} %" for value in theirs)
+    off = ", ".join(f"{100 * (gap.mean / value - 1):+.1f} %" for value in theirs)
     reason = f"against the published values {off}, at other budgets"
-    if n < LEAST_SEEDS:
-        return Finding(
-            f"{mean:.1f}, n = {n}",
-            "not run",
-            f"fewer than {LEAST_SEEDS} seeds, so no interval and no verdict; {reason}",
-        )
-    ours = f"{mean:.1f} [{low:.1f}, {high:.1f}], n = {n}"
-    return Finding(ours, DIRECTION if low <= max(theirs) else "not reproduced", reason)
+    if gap.n < LEAST_SEEDS:
+        few = f"fewer than {LEAST_SEEDS} seeds, so no interval and no verdict"
+        return Finding(f"{gap.mean:.1f}, n = {gap.n}", "not run", f"{few}; {reason}")
+    return Finding(f"{gap:.1f}, n = {gap.n}", DIRECTION if gap.low <= max(theirs) else "not reproduced", reason)
 
 
 SECTION = Section(
@@ -130,6 +158,7 @@ SECTION = Section(
                 _LANGUAGE,
                 "`bridgeout sweep language`",
                 _sparser_is_better(model),
+                language_runs,
             )
             for name, model, also in (("LSTM", "lstm", ""), ("transformer", "transformer", _TRANSFORMER))
         ),
@@ -141,6 +170,7 @@ SECTION = Section(
                 _LANGUAGE,
                 "`bridgeout sweep language`",
                 _sparser_states(places, model),
+                hidden_states,
             )
             for name, places, model in (
                 ("outputs of the LSTM's layers", ("hidden.0", "hidden.1"), "lstm"),
@@ -155,6 +185,7 @@ SECTION = Section(
             "tied embeddings (2.65 M parameters), Dropout p = 0.2, AdamW, 6 epochs",
             "`bridgeout sweep language`",
             _published_perplexity,
+            language_runs,
         ),
     ),
 )

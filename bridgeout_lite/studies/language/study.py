@@ -101,6 +101,7 @@ class LanguageExperiment(Experiment):
     recipe: LanguageRecipe = dataclasses.field(default_factory=LanguageRecipe)
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {"task": "language"}
 
     def __post_init__(self) -> None:

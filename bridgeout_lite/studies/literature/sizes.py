@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Callable, Mapping
 
+import pandas as pd
 import torch
 from torch import nn
 
 from ... import models
-from ...runs.records import Record
 from ...tv_compat import import_torchvision
 from .. import published
 from ..base import Claim, Finding, Judge, Section, not_run
@@ -56,7 +56,7 @@ def counted(theirs: Mapping[str, str], count: Callable[[], dict[str, int]]) -> J
     """Is every count the published one, to the digits that are published?"""
     units = {"": 1.0, "M": 1e6, "x 10^8": 1e8}
 
-    def judge(records: list[Record]) -> Finding:
+    def judge(rows: pd.DataFrame) -> Finding:
         ours, same = count(), []
         for name, text in theirs.items():
             digits, _, unit = text.partition(" ")

@@ -49,4 +49,5 @@ STUDY = Study(
         "pruning-shortened": partial(pruning_published, 30),
     },
     (SECTION,),
+    table=curves_frame,
 )

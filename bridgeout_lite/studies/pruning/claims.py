@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -11,15 +12,43 @@ from ... import models, stats
 from ...data import TITLES
 from ...pruning import prune
 from ...runs.records import Record
-from ...stats import interval, points, summarise
+from ...stats import Gap, interval, paired, points
 from .. import curves, published
-from ..base import DIRECTION, LEAST_SEEDS, NO_NUMBER, TOO_FEW, Claim, Finding, Judge, Section
+from ..base import (
+    DIRECTION,
+    LEAST_SEEDS,
+    NO_NUMBER,
+    TOO_FEW,
+    Claim,
+    Finding,
+    Judge,
+    Section,
+    count_sides,
+    judged,
+    list_gaps,
+)
 from ..experiment import counts
 
 METHOD_NAMES = {"none": "weight decay", "dropout": "Dropout", "bridgeout": "Batch Bridgeout"}
 
 # Shares of the filters at which the pruning curves are compared.
 PRUNED = curves.CHOSEN_AT
+
+
+# What the runs of one network share, beside its data set; the recipe as JSON.
+_NETWORK = ["model", "width", "train", "valid", "recipe"]
+
+
+def network_curves(records: Iterable[Record]) -> pd.DataFrame:
+    """The rows of :func:`bridgeout_lite.studies.curves.curves_frame`, each with what the runs of one network share:
+    width, train, valid and recipe (as JSON). Networks that were built without a part of their filters are left out."""
+    runs = [r for r in records if "pruning" in r.metrics and not r.spec.get("cut")]
+    frames = []
+    for run in runs:
+        spec = run.spec
+        own = {"width": spec.get("width", 1.0), "train": spec.get("train"), "valid": spec.get("valid", 5000)}
+        frames.append(curves.curves_frame([run]).assign(**own, recipe=json.dumps(spec["recipe"], sort_keys=True)))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,139 +61,127 @@ class _Pruned:
     scale: str
     same: bool
 
+    def advantage(self, method: str, other: str, amounts: Iterable[float]) -> Gap:
+        """The accuracy of a method minus that of another, see :func:`bridgeout_lite.stats.advantage`."""
+        return stats.advantage(self.rows, method, other, amounts)
+
 
 def _pruned(
-    records: list[Record], dataset: str, network: str, curve: str, amounts: Iterable[float] = PRUNED
+    frame: pd.DataFrame, dataset: str, network: str, curve: str, amounts: Iterable[float] = PRUNED
 ) -> _Pruned | None:
     """The test rows of one curve at each method's best setting over ``amounts``: of the published network itself if it
     was trained, else of that network of its family that was trained longest. None if none has three seeds of each
     method."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.spec["dataset"] == dataset and models.family(record.spec["model"]) == models.family(network):
-            common = {k: record.spec.get(k) for k in ("model", "width", "train", "valid", "cut", "recipe")}
-            groups.setdefault(json.dumps(common, sort_keys=True), []).append(record)
+    frame = frame[frame["dataset"] == dataset]
+    frame = frame[frame["model"].map(models.family) == models.family(network)]
+    groups = [group for _, group in frame.groupby(_NETWORK, sort=False, dropna=False)]
 
-    def rank(group: list[Record]) -> tuple[bool, int]:
-        return is_whole(group[0], network), group[0].spec["recipe"]["epochs"]
+    def rank(group: pd.DataFrame) -> tuple[bool, int]:
+        run = group.iloc[0].to_dict()
+        return is_whole(run, network), run["epochs"]
 
-    for group in sorted(groups.values(), key=rank, reverse=True):
-        frame = curves.curves_frame(group)
-        if len(frame):
-            rows = curves.at_best(frame, curve, amounts=amounts)
-            seeds = rows.groupby("method")["seed"].nunique()
-            if all(seeds.get(method, 0) >= LEAST_SEEDS for method in METHOD_NAMES):
-                whole, epochs = rank(group)
-                same = whole and epochs == published.EPOCHS
-                return _Pruned(rows, _settings(frame, rows), _scale(group[0], network), same)
+    for group in sorted(groups, key=rank, reverse=True):
+        rows = curves.at_best(group, curve, amounts=amounts)
+        seeds = rows.groupby("method")["seed"].nunique()
+        if all(seeds.get(method, 0) >= LEAST_SEEDS for method in METHOD_NAMES):
+            same = rank(group) == (True, published.EPOCHS)
+            return _Pruned(rows, _settings(group, rows), _scale(group.iloc[0].to_dict(), network), same)
     return None
 
 
-def is_whole(record: Record, network: str) -> bool:
-    spec = record.spec
-    return spec["model"] == network and spec.get("width", 1.0) == 1 and spec.get("train") is None
+def is_whole(run: Mapping[Any, Any], network: str) -> bool:
+    """Is this run, with model, width and train, one of the whole network on all images?"""
+    return run["model"] == network and run["width"] == 1 and bool(pd.isna(run["train"]))
 
 
-def _scale(record: Record, network: str) -> str:
+def _scale(run: Mapping[Any, Any], network: str) -> str:
     """How a run differs from the published ones, in words."""
-    spec, epochs = record.spec, record.spec["recipe"]["epochs"]
     parts = []
-    if not is_whole(record, network):
-        width = spec.get("width", 1.0)
-        wide = "" if width == 1 else f" of {width:g} times the channels"
-        classes = 100 if spec["dataset"] == "cifar100" else 10
-        ours = counts(lambda: models.build_model(spec["model"], width=width, num_classes=classes))[0]
+    if not is_whole(run, network):
+        wide = "" if run["width"] == 1 else f" of {run['width']:g} times the channels"
+        classes = 100 if run["dataset"] == "cifar100" else 10
+        ours = counts(lambda: models.build_model(run["model"], width=run["width"], num_classes=classes))[0]
         theirs = counts(lambda: models.build_model(network, num_classes=classes))[0]
-        parts.append(f"{spec['model']}{wide} ({ours / 1e6:.2f} M parameters against {theirs / 1e6:.2f} M)")
-    if epochs != published.EPOCHS:
-        parts.append(f"{epochs} epochs against {published.EPOCHS}")
-    images = spec.get("train") or 50_000 - spec.get("valid", 5000)
+        parts.append(f"{run['model']}{wide} ({ours / 1e6:.2f} M parameters against {theirs / 1e6:.2f} M)")
+    if run["epochs"] != published.EPOCHS:
+        parts.append(f"{run['epochs']} epochs against {published.EPOCHS}")
+    images = 50_000 - run["valid"] if pd.isna(run["train"]) else int(run["train"])
     return ", ".join([*parts, f"{images:,} training images against 50,000", "the last epoch and not the best on test"])
 
 
-def _keeps(dataset: str, network: str, curve: str) -> Judge:
+def _judge(
+    say: Callable[[_Pruned], Finding], dataset: str, network: str, curve: str, amounts: Iterable[float] = PRUNED
+) -> Judge:
+    """What ``say`` finds of the runs that stand for a published network."""
+
+    def find(frame: pd.DataFrame) -> Finding:
+        found = _pruned(frame, dataset, network, curve, amounts)
+        return TOO_FEW if found is None else say(found)
+
+    return find
+
+
+def _keeps(found: _Pruned) -> Finding:
     """Is Batch Bridgeout above both rivals at every share between 10 and 40 % of the filters?"""
-
-    def judge(records: list[Record]) -> Finding:
-        found = _pruned(records, dataset, network, curve)
-        if found is None:
-            return TOO_FEW
-        rows, lines, gaps = found.rows, [], []
-        for other in ("none", "dropout"):
-            some = [stats.advantage(rows, "bridgeout", other, [amount]) for amount in PRUNED]
-            parts = [f"{100 * a:.0f} % {points(gap)}" for a, gap in zip(PRUNED, some, strict=True)]
-            lines.append(f"minus {METHOD_NAMES[other]}: {', '.join(parts)}")
-            gaps += some
-        above, below = sum(low > 0 for _, low, _, _ in gaps), sum(high < 0 for _, _, high, _ in gaps)
-        best = rows.groupby(["amount", "method"])["accuracy"].mean()[PRUNED[-1]].max()
-        return Finding(
-            f"points of test accuracy, n = {gaps[0][3]}, Batch Bridgeout {'; '.join(lines)}",
-            DIRECTION if above == len(gaps) else "not reproduced",
-            f"of {len(gaps)} intervals {above} lie above zero and {below} below; at {100 * PRUNED[-1]:.0f} % the best "
-            f"method is at {best:.1f} %; {found.settings}",
-            found.scale,
-        )
-
-    return judge
+    lines: list[str] = []
+    gaps: dict[str, Gap] = {}
+    for other in ("none", "dropout"):
+        some = {f"{100 * amount:.0f} %": found.advantage("bridgeout", other, [amount]) for amount in PRUNED}
+        lines.append(f"minus {METHOD_NAMES[other]}: {list_gaps(some).replace(';', ',')}")
+        gaps |= {f"{other}, {share}": gap for share, gap in some.items()}
+    last = found.rows[found.rows["amount"] == PRUNED[-1]]
+    best = last.groupby("method")["accuracy"].mean().max()
+    return judged(
+        gaps,
+        f"points of test accuracy, n = {next(iter(gaps.values())).n}, Batch Bridgeout {'; '.join(lines)}",
+        f"{count_sides(gaps)}; at {100 * PRUNED[-1]:.0f} % the best method is at {best:.1f} %; {found.settings}",
+        scale=found.scale,
+    )
 
 
-def _ahead_far_out(dataset: str, network: str) -> Judge:
+# The shares of "far out".
+_FAR = (0.5, 0.6, 0.7)
+
+
+def _ahead_far_out(found: _Pruned) -> Finding:
     """Is Batch Bridgeout above both rivals on average between 50 and 70 % of the filters, removed and recalibrated?"""
-    far = (0.5, 0.6, 0.7)
-
-    def judge(records: list[Record]) -> Finding:
-        found = _pruned(records, dataset, network, "removed, recalibrated", far)
-        if found is None:
-            return TOO_FEW
-        rows = found.rows
-        gaps = {other: stats.advantage(rows, "bridgeout", other, far) for other in ("none", "dropout")}
-        price = stats.advantage(rows, "bridgeout", "none", [0.0])
-        lines = [f"minus {METHOD_NAMES[other]}: {points(gap)}" for other, gap in gaps.items()]
-        return Finding(
-            f"points of test accuracy, mean of 50, 60 and 70 %, n = {price[3]}, Batch Bridgeout {'; '.join(lines)}",
-            DIRECTION if all(low > 0 for _, low, _, _ in gaps.values()) else "not reproduced",
-            f"unpruned the same network is at {points(price)} against weight decay; {found.settings}",
-            found.scale,
-        )
-
-    return judge
+    gaps = {f"minus {METHOD_NAMES[o]}:": found.advantage("bridgeout", o, _FAR) for o in ("none", "dropout")}
+    price = found.advantage("bridgeout", "none", [0.0])
+    return judged(
+        gaps,
+        f"points of test accuracy, mean of 50, 60 and 70 %, n = {price.n}, Batch Bridgeout {list_gaps(gaps)}",
+        f"unpruned the same network is at {points(price)} against weight decay; {found.settings}",
+        scale=found.scale,
+    )
 
 
-def _price(dataset: str, network: str) -> Judge:
+def _price(dataset: str, network: str) -> Callable[[_Pruned], Finding]:
     """Is the unpruned Batch Bridgeout network the less accurate one, by as much as published?"""
 
-    def judge(records: list[Record]) -> Finding:
-        found = _pruned(records, dataset, network, "zeroed")
-        if found is None:
-            return TOO_FEW
-        mean, low, high, n = stats.advantage(found.rows, "bridgeout", "none", [0.0])
-        exact = found.same and low <= _published_price(network, dataset) <= high
-        return Finding(
-            f"{mean:+.2f} points of test accuracy [{low:+.2f}, {high:+.2f}], n = {n}",
-            "reproduced" if exact and high < 0 else DIRECTION if high < 0 else "not reproduced",
+    def say(found: _Pruned) -> Finding:
+        gap = found.advantage("bridgeout", "none", [0.0])
+        return judged(
+            {"unpruned": gap},
+            f"{gap.mean:+.2f} points of test accuracy [{gap.low:+.2f}, {gap.high:+.2f}], n = {gap.n}",
             f"at the strength that is best for the pruned network; {found.settings}",
-            found.scale,
+            sign=-1,
+            exact=found.same and gap.low <= _published_price(network, dataset) <= gap.high,
+            scale=found.scale,
         )
 
-    return judge
+    return say
 
 
-def _dropout_hurts(dataset: str, network: str) -> Judge:
+def _dropout_hurts(found: _Pruned) -> Finding:
     """Does Dropout's network lose more than that of weight decay when 10 and 20 % of the filters are zeroed?"""
-
-    def judge(records: list[Record]) -> Finding:
-        found = _pruned(records, dataset, network, "zeroed")
-        if found is None:
-            return TOO_FEW
-        mean, low, high, n = stats.advantage(found.rows, "dropout", "none", [0.1, 0.2])
-        return Finding(
-            f"{mean:+.1f} points of test accuracy [{low:+.1f}, {high:+.1f}], n = {n}",
-            DIRECTION if high < 0 else "not reproduced",
-            found.settings,
-            found.scale,
-        )
-
-    return judge
+    gap = found.advantage("dropout", "none", [0.1, 0.2])
+    return judged(
+        {"dropout": gap},
+        f"{gap.mean:+.1f} points of test accuracy [{gap.low:+.1f}, {gap.high:+.1f}], n = {gap.n}",
+        found.settings,
+        sign=-1,
+        scale=found.scale,
+    )
 
 
 def _unpruned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -179,38 +196,29 @@ def _endurance(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values)
 
 
-def _like_published(dataset: str, network: str, measure: Callable[[pd.DataFrame], pd.DataFrame]) -> Judge:
+def _like_published(
+    dataset: str, network: str, measure: Callable[[pd.DataFrame], pd.DataFrame]
+) -> Callable[[_Pruned], Finding]:
     """Does each method have the published value, and do the methods come in the published order? ``measure`` makes rows
     of method, seed and value from those of a pruning curve."""
 
-    def judge(records: list[Record]) -> Finding:
-        found = _pruned(records, dataset, network, "zeroed")
-        if found is None:
-            return TOO_FEW
+    def say(found: _Pruned) -> Finding:
         theirs = _published_values(network, dataset, measure)
         values = measure(found.rows)
-        ours = summarise(values, ["method"], "value").set_index("method")
-        words = [
-            f"{METHOD_NAMES[m]} {ours['mean'][m]:.1f} [{ours['low'][m]:.1f}, {ours['high'][m]:.1f}], n = {ours['n'][m]}"
-            for m in METHOD_NAMES
-        ]
-        within = [m for m in METHOD_NAMES if ours["low"][m] <= theirs[m] <= ours["high"][m]]
-        table = values.pivot_table(index="seed", columns="method", values="value")
+        ours = {m: interval(values["value"][values["method"] == m]) for m in METHOD_NAMES}
+        within = [m for m, gap in ours.items() if gap.low <= theirs[m] <= gap.high]
         order = sorted(METHOD_NAMES, key=theirs.__getitem__, reverse=True)
-        kept = []
-        for a, b in itertools.combinations(order, 2):
-            _, low, _, _ = interval((table[a] - table[b]).dropna())
-            kept.append(low > 0)
+        kept = [paired(values, "value", "method", a, b).above for a, b in itertools.combinations(order, 2)]
         exact = found.same and len(within) == len(METHOD_NAMES)
         return Finding(
-            "; ".join(words),
+            list_gaps({METHOD_NAMES[m]: gap for m, gap in ours.items()}, ".1f", seeds=True),
             "reproduced" if exact else DIRECTION if all(kept) else "not reproduced",
             f"of three published values {len(within)} lie in our intervals; of three differences between two methods "
             f"{sum(kept)} have the published sign with intervals that exclude zero; {found.settings}",
             found.scale,
         )
 
-    return judge
+    return say
 
 
 def _settings(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
@@ -253,7 +261,7 @@ def _published_dropout(network: str, dataset: str) -> str:
     return f"{means['dropout'] - means['none']:+.1f} points"
 
 
-def _cut_off(records: list[Record]) -> Finding:
+def _cut_off(rows: pd.DataFrame) -> Finding:
     first = prune(models.build_model("resnet34c"), 0.1).get_submodule("conv")
     share = (first.weight.detach().flatten(1).norm(dim=1) == 0).double().mean().item()  # type: ignore[operator, union-attr]
     return Finding(
@@ -286,6 +294,7 @@ def _pruning_claims() -> tuple[Claim, ...]:
                 "-",
                 pruning_command(network, dataset),
                 judge(dataset, network),
+                network_curves,
             )
             for network, dataset in pairs
         ]
@@ -296,25 +305,25 @@ def _pruning_claims() -> tuple[Claim, ...]:
             "are zeroed",
             digitised,
             _published_curves,
-            lambda d, n: _keeps(d, n, "zeroed"),
+            lambda d, n: _judge(_keeps, d, n, "zeroed"),
         ),
         *rows(
             "Unpruned, Batch Bridgeout's network is less accurate than that of weight decay alone",
             digitised,
             lambda n, d: f"{_published_price(n, d):+.2f} points",
-            _price,
+            lambda d, n: _judge(_price(d, n), d, n, "zeroed"),
         ),
         *rows(
             "Test accuracy (%) of the unpruned networks",
             digitised,
             lambda n, d: _in_words(_published_values(n, d, _unpruned)),
-            lambda d, n: _like_published(d, n, _unpruned),
+            lambda d, n: _judge(_like_published(d, n, _unpruned), d, n, "zeroed"),
         ),
         *rows(
             "Share of the filters (%) that can be zeroed before 5 points of test accuracy are lost",
             digitised,
             lambda n, d: _in_words(_published_values(n, d, _endurance)),
-            lambda d, n: _like_published(d, n, _endurance),
+            lambda d, n: _judge(_like_published(d, n, _endurance), d, n, "zeroed"),
         ),
         *[
             c
@@ -322,7 +331,7 @@ def _pruning_claims() -> tuple[Claim, ...]:
                 "Dropout's network loses more than that of weight decay when 10 and 20 % of the filters are zeroed",
                 digitised,
                 _published_dropout,
-                _dropout_hurts,
+                lambda d, n: _judge(_dropout_hurts, d, n, "zeroed"),
             )
             if "VGG" in c.claim
         ],
@@ -330,14 +339,14 @@ def _pruning_claims() -> tuple[Claim, ...]:
             "Batch Bridgeout's advantage at 10 to 40 % outlives real removal and recalibrated BatchNorm",
             f"asked {ours}",
             lambda n, d: NO_NUMBER,
-            lambda d, n: _keeps(d, n, "removed, recalibrated"),
+            lambda d, n: _judge(_keeps, d, n, "removed, recalibrated"),
         ),
         *rows(
             "Batch Bridgeout is ahead when 50 to 70 % of the filters are removed and BatchNorm is recalibrated, but "
             "nothing is trained on",
             f"found {ours}",
             lambda n, d: NO_NUMBER,
-            _ahead_far_out,
+            lambda d, n: _judge(_ahead_far_out, d, n, "removed, recalibrated", _FAR),
         ),
         Claim(
             "Zeroing 10 % of the filters zeroes 6.25 % in a layer of 16",

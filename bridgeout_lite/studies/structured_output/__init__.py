@@ -70,4 +70,4 @@ __all__ = [
     "tuned_weights",
 ]
 
-STUDY = Study("structured-output", {"structured-output": structured_output}, (SECTION,))
+STUDY = Study("structured-output", {"structured-output": structured_output}, (SECTION,), table=structured_frame)

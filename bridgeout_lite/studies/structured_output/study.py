@@ -95,6 +95,7 @@ class StructuredExperiment(Experiment):
     recipe: StructuredRecipe = dataclasses.field(default_factory=StructuredRecipe)
     seed: int = 0
 
+    PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {"task": "structured-output", "model": "mlp"}
     DIGITS = 4
 
