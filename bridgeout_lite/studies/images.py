@@ -160,8 +160,7 @@ class Experiment(ImageExperiment):
             metrics["layers"] = measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), self.q)
             metrics["maps"] = activation_maps(model, images)
         if "train" in self.measures:
-            loss, accuracy = evaluate(model, images, "train", precision=history.precision)
-            metrics |= {"train_loss": loss, "train_accuracy": accuracy}
+            metrics |= accuracies(model, images, history.precision, ("train",))
         if "views" in self.measures:
             metrics["views"] = {
                 views: evaluate(model, images, "test", precision=history.precision, views=views)[1] for views in VIEWS
