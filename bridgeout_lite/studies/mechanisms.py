@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_exponent, check_positive, check_probability, check_whole
 from ..data import Images, Split
 from ..models import Scale
+from ..modules import evaluating
 from ..noise import sparseout
 from ..rivals.base import Regulariser
 from ..runs.records import Record, Store, find_store, rounded
@@ -244,14 +245,12 @@ def last_features(model: nn.Module, inputs: Tensor) -> Tensor:
     """What the classifier reads in evaluation mode, (images, features), in float32."""
     seen: list[Tensor] = []
     hook = model.get_submodule("classifier").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    was_training = model.training
-    model.eval()
     try:
-        for part in inputs.split(500):
-            model(part)
+        with evaluating(model):
+            for part in inputs.split(500):
+                model(part)
     finally:
         hook.remove()
-        model.train(was_training)
     return torch.cat(seen).float()
 
 
