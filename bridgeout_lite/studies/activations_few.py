@@ -7,16 +7,16 @@ run with five; then all q are run at one noise power, that of Dropout at the p t
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..runs.records import Record, fingerprint
+from ..runs.records import Record
 from .adaptive import Adaptive
 from .base import Study
 from .images import PLACES, Experiment
 from .measures import layers_frame
 from .mechanisms import LADDERS, RECIPE, tuned_decay
-from .search import Ladder
+from .search import Ladder, search_then
 
 EXPONENTS = (1.0, 1.5, 2.0, 2.5, 3.0)
 SEARCHED, REPEATED = 2, 5
@@ -54,17 +54,15 @@ def next_runs(records: Iterable[Record], decay: float | None = None) -> list[Exp
     records = list(records)
     decay = tuned_decay() if decay is None else decay
     ladders = {(place, q): ladder(place, q, decay) for place in PLACES for q in EXPONENTS}
-    runs: list[Experiment] = [run for search in ladders.values() for run in search.to_try(records)]
-    if not runs:
-        known = {record.key for record in records}
+
+    def repeats() -> Iterator[Experiment]:
         best = {key: search.best(records) for key, search in ladders.items()}
-        plan = []
         for seed in range(REPEATED):
-            plan.append(plain(decay, seed))
-            plan += [make(place, q, decay, p, seed) for (place, q), p in best.items()]
-            plan += [make(place, q, decay, best[place, 2.0], seed, matched=q != 2) for place, q in best]
-        runs = [run for run in dict.fromkeys(plan) if fingerprint(run.spec) not in known]
-    return runs
+            yield plain(decay, seed)
+            yield from (make(place, q, decay, p, seed) for (place, q), p in best.items())
+            yield from (make(place, q, decay, best[place, 2.0], seed, matched=q != 2) for place, q in best)
+
+    return search_then(ladders.values(), repeats, records)
 
 
 STUDY = Study("activations-few", {"activations-few": Adaptive(next_runs)}, table=layers_frame)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -162,10 +162,12 @@ class ImageExperiment(Experiment):
         return build_model(self.model, width=self.width, num_classes=images.num_classes, seed=self.seed)
 
 
-def accuracies(model: nn.Module, images: Images, precision: str = "float32") -> dict[str, float]:
-    """valid_loss, test_loss (nats), valid_accuracy and test_accuracy (%)."""
+def accuracies(
+    model: nn.Module, images: Images, precision: str = "float32", splits: Iterable[str] = ("valid", "test")
+) -> dict[str, float]:
+    """The loss (nats) and the accuracy (%) on each split, such as valid_loss and valid_accuracy."""
     measured = {}
-    for split in ("valid", "test"):
+    for split in splits:
         measured[f"{split}_loss"], measured[f"{split}_accuracy"] = evaluate(model, images, split, precision=precision)
     return measured
 

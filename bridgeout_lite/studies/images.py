@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_exponent, check_fraction, check_positive, check_probability
+from ..checks import check_choice, check_exponent, check_fraction, check_positive, check_probability, check_share
 from ..data import IMAGE_SETS, Images, kept_images
 from ..layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from ..models import MODELS
@@ -85,11 +85,7 @@ class Experiment(ImageExperiment):
         check_choice(self.target, TARGETS, "target")
         if self.method == "dropout" and self.q != 2:
             raise ValueError(f"dropout is q = 2, got q={self.q:g}: use method='sparseout' for another q")
-        if isinstance(self.cut, bool) or not isinstance(self.cut, int | float) or not 0 <= self.cut < 1:
-            raise ValueError(
-                f"cut must be a number with 0 <= cut < 1 (the share of filters left out), got {self.cut!r}"
-            )
-        self._settle(cut=float(self.cut), strength=check_positive(self.strength, "strength"))
+        self._settle(cut=check_share(self.cut, "cut"), strength=check_positive(self.strength, "strength"))
         if (self.strength > 0) != (self.method == "l1"):
             raise ValueError(f"strength > 0 goes with method='l1', got {self.method!r}, strength={self.strength:g}")
         check_choice(self.place, PLACES, "place")
@@ -160,8 +156,7 @@ class Experiment(ImageExperiment):
             metrics["layers"] = measure_activations(model, images.normalize(images.valid.x[:MEASURED_IMAGES]), self.q)
             metrics["maps"] = activation_maps(model, images)
         if "train" in self.measures:
-            loss, accuracy = evaluate(model, images, "train", precision=history.precision)
-            metrics |= {"train_loss": loss, "train_accuracy": accuracy}
+            metrics |= accuracies(model, images, history.precision, ("train",))
         if "views" in self.measures:
             metrics["views"] = {
                 views: evaluate(model, images, "test", precision=history.precision, views=views)[1] for views in VIEWS

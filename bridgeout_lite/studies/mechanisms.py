@@ -15,7 +15,7 @@ Source of the separation: Wei, Kakade and Ma 2020, arXiv:2002.12915.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -25,16 +25,17 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_exponent, check_positive, check_probability, check_whole
 from ..data import Images, Split
 from ..models import Scale
+from ..modules import evaluating
 from ..noise import sparseout
 from ..rivals.base import Regulariser
-from ..runs.records import Record, Store, find_store, fingerprint, rounded
+from ..runs.records import Record, Store, find_store, rounded
 from ..sparsity import gini, hoyer
 from ..theory import lq_penalty, monte_carlo_penalty
-from ..training import Recipe, evaluate, fit
+from ..training import Recipe, fit
 from .adaptive import Adaptive
 from .base import Study
-from .experiment import ImageExperiment, Run
-from .search import Ladder
+from .experiment import ImageExperiment, Run, accuracies
+from .search import Ladder, search_then
 
 # Each method with the field that says how strong it is.
 NEEDS: dict[str, set[str]] = {"none": set(), "noise": {"p"}, "penalty": {"p"}, "sum": {"strength"}}
@@ -137,10 +138,7 @@ class MechanismExperiment(ImageExperiment):
         detach_draws(model)
         if rival is not None:
             rival.detach(model)
-        metrics: dict[str, Any] = {}
-        for split in ("train", "valid", "test"):
-            loss, accuracy = evaluate(model, images, split, precision=history.precision)
-            metrics |= {f"{split}_accuracy": accuracy, f"{split}_loss": loss}
+        metrics: dict[str, Any] = dict(accuracies(model, images, history.precision, ("train", "valid", "test")))
         unneeded = ("epoch", "lr", "seconds", "images_per_second")
         metrics["history"] = {str(k): rounded(v.tolist(), 4) for k, v in history.frame.items() if k not in unneeded}
         features, weights = last_features(model, probed), head_weights(model)
@@ -226,9 +224,13 @@ class FeaturePenalty(Regulariser):
         features = self._features.float()
         if self.p:
             return lq_penalty(features, head_weights(model), self.p, self.q, "softmax")
-        # a feature of 0 stays 0, whatever the slope of |x|^q there
-        size = torch.where(features == 0, 0.0, torch.where(features == 0, 1.0, features.abs()).pow(self.q))
-        return self.strength * size.sum(1).mean()
+        return self.strength * power(features, self.q).sum(1).mean()
+
+
+def power(x: Tensor, q: float) -> Tensor:
+    """|x|^q, with slope 0 at 0: what is 0 stays 0."""
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x.abs()).pow(q))
 
 
 def head_weights(model: nn.Module) -> Tensor:
@@ -243,14 +245,12 @@ def last_features(model: nn.Module, inputs: Tensor) -> Tensor:
     """What the classifier reads in evaluation mode, (images, features), in float32."""
     seen: list[Tensor] = []
     hook = model.get_submodule("classifier").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    was_training = model.training
-    model.eval()
     try:
-        for part in inputs.split(500):
-            model(part)
+        with evaluating(model):
+            for part in inputs.split(500):
+                model(part)
     finally:
         hook.remove()
-        model.train(was_training)
     return torch.cat(seen).float()
 
 
@@ -345,15 +345,13 @@ def next_runs(records: Iterable[Record]) -> list[MechanismExperiment]:
     """What the study lacks after these records: the search for the weight decay; that for the strength of each setting;
     the repeats. Called again with what these runs give it goes on, until nothing is left."""
     records = list(records)
-    runs: list[MechanismExperiment] = PLAIN.ladder().to_try(records)
-    if not runs:
-        decay = PLAIN.ladder().best(records)
-        runs = [run for setting in SETTINGS for run in setting.ladder(decay).to_try(records)]
-    if not runs:
-        known = {record.key for record in records}
-        plan = repeats({setting: setting.ladder(decay).best(records) for setting in SETTINGS}, decay)
-        runs = [run for run in plan if fingerprint(run.spec) not in known]
-    return runs
+    if runs := PLAIN.ladder().to_try(records):
+        return runs
+    decay = PLAIN.ladder().best(records)
+    ladders = {setting: setting.ladder(decay) for setting in SETTINGS}
+    return search_then(
+        ladders.values(), lambda: repeats({s: one.best(records) for s, one in ladders.items()}, decay), records
+    )
 
 
 def tuned_decay() -> float:
@@ -372,19 +370,21 @@ def tuned_decay() -> float:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
+def dial_rows(records: Iterable[Record], study: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """For each run of a study of mechanisms that did not diverge its row, with method, q, draws, p, strength,
+    weight_decay, seed, seconds and what was measured in single numbers, and all of its metrics."""
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        if spec.get("study") == study and "test_accuracy" in metrics:
+            row = {k: spec[k] for k in ("method", "q", "draws", "p", "strength", "seed")}
+            row |= {"weight_decay": spec["recipe"]["weight_decay"], "seconds": record.provenance.get("seconds")}
+            yield row | {k: v for k, v in metrics.items() if isinstance(v, float)}, metrics
+
+
 def mechanisms_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run: method, q, draws, p, strength, weight_decay, seed, seconds, {train, valid, test}_{accuracy, loss},
     and what :func:`measure_features` gives. Records of other studies, and runs that diverged, are passed over."""
-    rows = []
-    for record in records:
-        spec, metrics = record.spec, record.metrics
-        if spec.get("study") != "mechanisms" or "test_accuracy" not in metrics:
-            continue
-        row = {k: spec[k] for k in ("method", "q", "draws", "p", "strength", "seed")}
-        row |= {"weight_decay": spec["recipe"]["weight_decay"], "seconds": record.provenance["seconds"]}
-        row |= {k: v for k, v in metrics.items() if isinstance(v, float)}
-        rows.append(row | metrics["features"])
-    return pd.DataFrame(rows)
+    return pd.DataFrame(row | metrics["features"] for row, metrics in dial_rows(records, "mechanisms"))
 
 
 def probes_frame(records: Iterable[Record]) -> pd.DataFrame:

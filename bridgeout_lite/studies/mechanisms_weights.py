@@ -28,15 +28,15 @@ from ..checks import check_choice, check_exponent, check_positive, check_probabi
 from ..data import Images, Split
 from ..layers import attach_bridgeout, detach_bridgeout, is_3x3_convolution
 from ..rivals.base import Regulariser, finish
-from ..runs.records import Record, fingerprint, rounded
+from ..runs.records import Record, rounded
 from ..sparsity import hoyer
-from ..training import Recipe, evaluate, fit
+from ..training import Recipe, fit
 from .adaptive import Adaptive
 from .base import Study
 from .curves import measure_pruning
-from .experiment import ImageExperiment, Run, columns
-from .mechanisms import RECIPE, WATCHED, tuned_decay
-from .search import Ladder
+from .experiment import ImageExperiment, Run, accuracies, columns
+from .mechanisms import RECIPE, WATCHED, dial_rows, power, tuned_decay
+from .search import Ladder, search_then
 
 NEEDS: dict[str, str] = {"none": "", "noise": "p", "penalty": "p", "sum": "strength", "factors": "strength"}
 
@@ -112,10 +112,7 @@ class WeightMechanism(ImageExperiment):
         some = dataclasses.replace(images, valid=Split(images.valid.x[:WATCHED], images.valid.y[:WATCHED]))
         history = run.train(fit, trained, some, self.recipe, seed=self.seed, regulariser=rival)
         detach_bridgeout(finish(model, rival))
-        metrics: dict[str, Any] = {}
-        for split in ("train", "valid", "test"):
-            loss, accuracy = evaluate(model, images, split, precision=history.precision)
-            metrics |= {f"{split}_accuracy": accuracy, f"{split}_loss": loss}
+        metrics: dict[str, Any] = dict(accuracies(model, images, history.precision, ("train", "valid", "test")))
         watched = columns(history, "train_loss", "train_accuracy", "valid_accuracy")
         return metrics | {
             "history": {name: rounded(values, 4) for name, values in watched.items()},
@@ -154,7 +151,7 @@ class SumPenalty(Regulariser):
         return f"SumPenalty({self.strength:g}, q={self.q:g})"
 
     def penalty(self, model: nn.Module) -> Tensor:
-        sums = [_power(module.weight, self.q).sum() for module in convolutions(model).values()]
+        sums = [power(module.weight, self.q).sum() for module in convolutions(model).values()]
         return self.strength * torch.stack(sums).sum()
 
 
@@ -197,7 +194,7 @@ class CurvedPenalty(Regulariser):
         total = logits.new_zeros(())
         for module, slope in zip(modules, slopes, strict=True):
             curvature = module.get_buffer("curvature").lerp_(len(logits) * slope.square(), NEWS)
-            total = total + (curvature * _power(module.weight, self.q)).sum()
+            total = total + (curvature * power(module.weight, self.q)).sum()
         return 0.5 * self.p / (1 - self.p) * total
 
 
@@ -249,12 +246,6 @@ class Factors(Regulariser):
         return self.strength * torch.stack([factor.square().sum() for factor in factors]).sum()
 
 
-def _power(w: Tensor, q: float) -> Tensor:
-    """|w|^q, with slope 0 at 0."""
-    zero = w == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, w.abs()).pow(q))
-
-
 def measure_weights(w: Tensor) -> dict[str, float]:
     """How sparse a layer's weights are."""
     rms = w.square().mean().sqrt()
@@ -303,29 +294,23 @@ def next_runs(records: Iterable[Record], decay: float | None = None) -> list[Wei
     """
     records = list(records)
     decay = tuned_decay() if decay is None else decay
-    runs: list[WeightMechanism] = [run for s in SETTINGS for run in ladder(s, decay).to_try(records)]
-    if not runs:
-        known = {record.key for record in records}
-        best = {setting: ladder(setting, decay).best(records) for setting in SETTINGS}
-        pairs = [(("none", 2.0, 1), 0.0), *best.items()]
-        plan = [at(setting, decay, value, seed) for seed in range(REPEATED) for setting, value in pairs]
-        runs = [run for run in plan if fingerprint(run.spec) not in known]
-    return runs
+    ladders = {setting: ladder(setting, decay) for setting in SETTINGS}
+
+    def repeats() -> list[WeightMechanism]:
+        pairs = [(("none", 2.0, 1), 0.0), *((setting, one.best(records)) for setting, one in ladders.items())]
+        return [at(setting, decay, value, seed) for seed in range(REPEATED) for setting, value in pairs]
+
+    return search_then(ladders.values(), repeats, records)
 
 
 def weights_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per run: method, q, draws, p, strength, weight_decay, seed, {train, valid, test}_{accuracy, loss}, and
-    means over the convolutions of what :func:`measure_weights` gives. Records of other studies, and runs that diverged,
-    are left out."""
-    rows = []
-    for record in records:
-        spec, metrics = record.spec, record.metrics
-        if spec.get("study") == "mechanisms-weights" and "weights" in metrics:
-            row = {k: spec[k] for k in ("method", "q", "draws", "p", "strength", "seed")}
-            row |= {"weight_decay": spec["recipe"]["weight_decay"]}
-            row |= {str(name): values.mean() for name, values in pd.DataFrame(metrics["weights"]).T.items()}
-            rows.append(row | {k: v for k, v in metrics.items() if isinstance(v, float)})
-    return pd.DataFrame(rows)
+    """One row per run: method, q, draws, p, strength, weight_decay, seed, seconds, {train, valid, test}_{accuracy,
+    loss}, means over the convolutions of what :func:`measure_weights` gives. Records of other studies, and runs that
+    diverged, are left out."""
+    return pd.DataFrame(
+        row | {name: values.mean() for name, values in pd.DataFrame(metrics["weights"]).T.items()}
+        for row, metrics in dial_rows(records, "mechanisms-weights")
+    )
 
 
 STUDY = Study("mechanisms-weights", {"mechanisms-weights": Adaptive(next_runs)}, table=weights_frame)

@@ -11,13 +11,13 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from ..runs.records import Record, fingerprint
+from ..runs.records import Record
 from .adaptive import Adaptive
 from .base import Study
 from .curves import CHOSEN_AT, curves_frame
 from .images import Experiment
 from .mechanisms import RECIPE, tuned_decay
-from .search import Ladder
+from .search import Ladder, search_then
 
 SEARCHED, REPEATED = 1, 5
 
@@ -79,13 +79,13 @@ def next_runs(records: Iterable[Record], decay: float | None = None) -> list[Exp
     """
     records = list(records)
     decay = tuned_decay() if decay is None else decay
-    runs: list[Experiment] = [run for name in CONTENDERS for run in ladder(name, decay).to_try(records)]
-    if not runs:
-        known = {record.key for record in records}
-        pairs = {("strong decay", 1.0), RELEASED} | {(name, ladder(name, decay).best(records)) for name in CONTENDERS}
-        plan = [make(name, decay, value, seed) for seed in range(REPEATED) for name, value in sorted(pairs)]
-        runs = [run for run in plan if fingerprint(run.spec) not in known]
-    return runs
+    ladders = {name: ladder(name, decay) for name in CONTENDERS}
+
+    def repeats() -> list[Experiment]:
+        pairs = {("strong decay", 1.0), RELEASED} | {(name, one.best(records)) for name, one in ladders.items()}
+        return [make(name, decay, value, seed) for seed in range(REPEATED) for name, value in sorted(pairs)]
+
+    return search_then(ladders.values(), repeats, records)
 
 
 STUDY = Study("pruning-few", {"pruning-few": Adaptive(next_runs)}, table=curves_frame)

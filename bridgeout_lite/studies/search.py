@@ -1,7 +1,7 @@
 """The search for a method's strength: a ladder of values, climbed until the best stands between two that were tried."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from ..runs.records import Record, fingerprint
@@ -62,3 +62,12 @@ class Ladder:
         if not means:
             raise ValueError(f"no value is recorded with {self.seeds} seeds: run what to_try() names first")
         return max(means, key=lambda value: means[value])
+
+
+def search_then(
+    ladders: Iterable[Ladder], repeats: Callable[[], Iterable[Any]], records: Collection[Record]
+) -> list[Any]:
+    """What the searches ask for next; once all have ended, those of the ``repeats`` that have no record yet."""
+    runs = [run for ladder in ladders for run in ladder.to_try(records)]
+    known = {record.key for record in records}
+    return runs or [run for run in dict.fromkeys(repeats()) if fingerprint(run.spec) not in known]

@@ -284,8 +284,8 @@ def test_what_is_masked_stays_masked():
 @pytest.mark.parametrize(
     "model, options, says",
     [
-        (None, {"factor": 0.0}, "factor must be a number with 0 < factor <= 1 .* got 0.0"),
-        (None, {"factor": 1.2}, "0 < factor <= 1 .* got 1.2"),
+        (None, {"factor": 0.0}, "factor must be a number with 0 < factor <= 1, got 0.0"),
+        (None, {"factor": 1.2}, "0 < factor <= 1, got 1.2"),
         (None, {"factor": "half"}, "factor must be .* got 'half'"),
         (None, {"factor": True}, "factor must be .* got True"),
         (None, {"law": "tanh"}, "law must be one of"),

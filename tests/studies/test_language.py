@@ -410,3 +410,16 @@ def test_p_is_tuned_on_validation_loss():
 def test_a_loss_without_a_perplexity_is_no_error():
     assert language.perplexity(math.log(120.0)) == pytest.approx(120.0)
     assert language.perplexity(1000.0) == math.inf, "a run near divergence must not stop a sweep"
+
+
+def test_what_is_frozen_stays_frozen(tokens):
+    """Also after an error."""
+    model = build("lstm", len(tokens.vocabulary)).train()
+    part = next(iter(model.children())).eval()
+    evaluate_language(model, tokens.valid)
+    assert model.training and not part.training
+    with pytest.raises(IndexError):
+        evaluate_language(model, tokens.valid + 1000)
+    assert model.training and not part.training
+    language.sample(model, tokens.vocabulary, "a", 3)
+    assert model.training and not part.training

@@ -7,15 +7,4 @@ from .claims import SECTION
 from .study import activation_grid
 from .tables import grid
 
-__all__ = [
-    "HISTOGRAM_EDGES",
-    "MAPPED_IMAGES",
-    "MEASURED_IMAGES",
-    "STUDY",
-    "grid",
-    "layers_frame",
-    "measure_activations",
-    "runs_frame",
-]
-
 STUDY = Study("activations", {"activations": activation_grid}, (SECTION,), table=grid)

@@ -27,29 +27,4 @@ from .study import (
     standings,
 )
 
-__all__ = [
-    "AMOUNTS",
-    "BATCHES",
-    "CHOSEN",
-    "CONTENDERS",
-    "CONTROLS",
-    "LABELS",
-    "NETWORKS",
-    "RANKINGS",
-    "STUDY",
-    "TREATMENTS",
-    "ArenaExperiment",
-    "arena_frame",
-    "choose_strengths",
-    "complete",
-    "exact_zeros",
-    "final",
-    "measure_points",
-    "repeats",
-    "search",
-    "setting",
-    "smaller",
-    "standings",
-]
-
 STUDY = Study("arena", {"arena": arena_runs}, (SECTION,), table=arena_frame)

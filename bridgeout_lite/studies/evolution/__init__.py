@@ -25,23 +25,4 @@ from .study import CONTROLS, EvolutionExperiment, Generation, at_size, lineages,
 from .synthesis import TRUNCATION, cluster_probability, cut, stress_moments, survivors, synthesize
 from .teacher import ALIKE, TeacherExperiment, teachers_frame
 
-__all__ = [
-    "ALIKE",
-    "CONTROLS",
-    "STUDY",
-    "TRUNCATION",
-    "EvolutionExperiment",
-    "Generation",
-    "TeacherExperiment",
-    "at_size",
-    "cluster_probability",
-    "cut",
-    "lineages",
-    "lineages_frame",
-    "stress_moments",
-    "survivors",
-    "synthesize",
-    "teachers_frame",
-]
-
 STUDY = Study("evolution", {"evolution": lineages}, (SECTION,), table=lineages_frame)

@@ -57,20 +57,15 @@ def selections(records: Iterable[Record]) -> pd.DataFrame:
 
 def last_offspring(rows: pd.DataFrame) -> pd.DataFrame:
     """Of rows of one kind of lineage those of its last generation."""
-    return _arm(rows[rows["generation"] == rows["generation"].max()], "lineage")
-
-
-def _arm(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
-    part: pd.DataFrame = rows[rows["arm"] == arm]
-    return part
+    last: pd.DataFrame = rows[(rows["generation"] == rows["generation"].max()) & (rows["arm"] == "lineage")]
+    return last
 
 
 def against_control(rows: pd.DataFrame, control: str, generation: int | None = None) -> Gap:
     """Test accuracy of a lineage minus that of a control at the same generation, None for the last, paired by seed:
     (mean, low, high, n)."""
     last = rows[rows["generation"] == (rows["generation"].max() if generation is None else generation)]
-    ends = last[last["arm"].isin(["lineage", control])].pivot_table(index="seed", columns="arm", values="test_accuracy")
-    return interval((ends["lineage"] - ends[control]).dropna() if control in ends else pd.Series(dtype=float))
+    return paired(last, "test_accuracy", "arm", "lineage", control)
 
 
 def stress_gain(rows: pd.DataFrame) -> tuple[float, float, Gap]:
@@ -78,13 +73,10 @@ def stress_gain(rows: pd.DataFrame) -> tuple[float, float, Gap]:
     strength is that of the best mean validation accuracy there: (strength, share of the multiply-adds, difference)."""
     rows = rows[(rows["arm"] == "lineage") & rows["inherit"]]
     share = float(rows.groupby(["stress", "seed"])["macs_share"].min().max())
-    tables = {v: at_size(rows, share, v).pivot_table(index="seed", columns="stress", values=v) for v in SPLITS}
-    best = float(tables["valid_accuracy"].drop(columns=0.0).mean().idxmax())  # type: ignore[arg-type]
-    test = tables["test_accuracy"]
-    return best, share, interval((test[best] - test[0.0]).dropna())
-
-
-SPLITS = ("valid_accuracy", "test_accuracy")
+    valid, test = at_size(rows, share, "valid_accuracy"), at_size(rows, share, "test_accuracy")
+    means = valid[valid["stress"] > 0].groupby("stress")["valid_accuracy"].mean().dropna()
+    best = float(means.index.to_numpy()[means.argmax()])
+    return best, share, paired(test, "test_accuracy", "stress", best, 0.0)
 
 
 def _little_loss(rows: pd.DataFrame) -> Finding:

@@ -20,7 +20,7 @@ from ...rivals.gates import LAWS, Stress
 from ...runs.records import Record
 from ...training import Recipe, fit
 from ..experiment import ImageExperiment, Run, accuracies
-from .synthesis import check_factor, cut, derived_seed, synthesize
+from .synthesis import cut, derived_seed, synthesize
 from .teacher import TeacherExperiment
 
 CONTROLS = ("whole", "restarted", "gradual", "magnitude", "random", "scratch")
@@ -88,7 +88,9 @@ class EvolutionExperiment(ImageExperiment):
         for control in self.controls:
             check_choice(control, CONTROLS, "controls")
         check_whole(self.generations, "generations")
-        self._settle(factor=check_factor(self.factor), stress=check_fraction(self.stress, "stress"))
+        self._settle(
+            factor=check_fraction(self.factor, "factor", zero=False), stress=check_fraction(self.stress, "stress")
+        )
         self._settle(controls=tuple(self.controls))
 
     def measure(self, images: Images, run: Run) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Synthesis: from a trained parent to an offspring, by draws; and cuts to given widths, the controls."""
 
 import hashlib
-import numbers
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +71,7 @@ def survivors(
 
     Arguments and errors as for :func:`synthesize`.
     """
-    factor, truncation = check_factor(factor), check_fraction(truncation, "truncation")
+    factor, truncation = check_fraction(factor, "factor", zero=False), check_fraction(truncation, "truncation")
     check_model(parent)
     plain, kept = plain_copy(parent), {}
     for group in channel_groups(plain, example_input):
@@ -112,7 +110,7 @@ def synthesize(
             noise or stress (detach it first), with weights that are not finite; with filters also as
             :func:`bridgeout_lite.channels.remove_channels`.
     """
-    factor = check_factor(factor)
+    factor = check_fraction(factor, "factor", zero=False)
     check_choice(granularity, GRANULARITIES, "granularity")
     if granularity == "filter":
         check_model(parent)
@@ -179,15 +177,6 @@ def _over_writers(model: nn.Module, group: ChannelGroup, of: Callable[[Tensor], 
             total[member.channels] += values[member.places]
             members[member.channels] += 1
     return total / members
-
-
-def check_factor(factor: Any) -> float:
-    """The environmental factor as a float; ValueError unless 0 < factor <= 1."""
-    if isinstance(factor, bool) or not isinstance(factor, numbers.Real) or not 0 < float(factor) <= 1:
-        raise ValueError(
-            f"factor must be a number with 0 < factor <= 1 (how well the environment feeds), got {factor!r}"
-        )
-    return float(factor)
 
 
 def derived_seed(seed: int, phase: str) -> int:

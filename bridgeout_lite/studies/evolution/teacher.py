@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ...checks import check_fraction, check_positive, check_whole
 from ...cost import count
+from ...modules import seeded
 from ...rivals.gates import LAWS, Stress
 from ...runs.records import Record
 from ...sparsity import filter_norms
 from ..experiment import Experiment, Run
-from .synthesis import check_factor, cluster_probability, cut, derived_seed, synthesize
+from .synthesis import cluster_probability, cut, derived_seed, synthesize
 
 # A student's filter is one of the teacher's from this cosine on.
 ALIKE = 0.9
@@ -79,7 +80,9 @@ class TeacherExperiment(Experiment):
             raise ValueError(
                 f"teacher must be at most inputs={self.inputs}, as its units are orthogonal; got {self.teacher}"
             )
-        self._settle(factor=check_factor(self.factor), stress=check_fraction(self.stress, "stress"))
+        self._settle(
+            factor=check_fraction(self.factor, "factor", zero=False), stress=check_fraction(self.stress, "stress")
+        )
         self._settle(decay=check_positive(self.decay, "decay"))
 
     def load(self) -> "Task":
@@ -91,8 +94,7 @@ class TeacherExperiment(Experiment):
 
     def student(self, phase: str = "first") -> nn.Sequential:
         """A student with new weights."""
-        with torch.random.fork_rng([]):
-            torch.manual_seed(derived_seed(self.seed, f"weights {phase}"))
+        with seeded(derived_seed(self.seed, f"weights {phase}")):
             conv = nn.Conv2d(self.inputs, self.students, 1, bias=False)
             return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(self.students, 1))
 
@@ -103,8 +105,7 @@ class TeacherExperiment(Experiment):
             Stress(stress).attach(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(derived_seed(self.seed, phase))
+        with seeded(derived_seed(self.seed, phase)):
             for _ in range(steps):
                 batch = torch.randint(self.samples, (100,))
                 decay = sum(p.square().sum() for p in model.parameters())

@@ -1,12 +1,9 @@
 """Images as vectors of channel responses, and the lasso that finds each class's few relevant ones."""
 
 import dataclasses
-import math
-import numbers
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import lars_path_gram
 from torch import Tensor, nn
 
-from ...modules import capture_activations
+from ...checks import check_positive
+from ...modules import capture_activations, evaluating
 
 Place = tuple[str, int]  # a layer's name and a channel in it
 
@@ -90,7 +88,7 @@ class LassoPath:
 
     def at(self, mu: float) -> Tensor:
         """The solution (m,) under ``||w||_1 <= mu``; least squares where that needs less."""
-        mu = _check_mu(mu)
+        mu = check_positive(mu, "mu", zero=False)
         if mu >= self.norms[-1]:
             return self.weights[:, -1]
         right = int(torch.searchsorted(self.norms, mu, right=True))
@@ -151,17 +149,10 @@ def lasso_paths(features: Tensor, labels: Tensor, classes: int) -> list[LassoPat
     return paths
 
 
-def _check_mu(mu: Any) -> float:
-    number = isinstance(mu, numbers.Real) and not isinstance(mu, bool)
-    if not number or not 0 < mu < math.inf:
-        raise ValueError(f"mu must be a finite number > 0 (the largest L1 norm of a class), got {mu!r}")
-    return float(mu)
-
-
 def mu_lasso(features: Tensor, labels: Tensor, mu: float, classes: int) -> Tensor:
     """The solutions of all classes as columns, (m, classes) in float64. Arguments and errors as in
     :func:`lasso_paths`, and ``mu`` must be finite and above zero."""
-    mu = _check_mu(mu)
+    mu = check_positive(mu, "mu", zero=False)
     return torch.stack([path.at(mu) for path in lasso_paths(features, labels, classes)], 1)
 
 
@@ -182,10 +173,5 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def scores(model: nn.Module, x: Tensor) -> Tensor:
     """What the model puts out, in evaluation mode and in parts."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        return torch.cat([model(x[start : start + PART]) for start in range(0, len(x), PART)])
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        return torch.cat([model(part) for part in x.split(PART)])

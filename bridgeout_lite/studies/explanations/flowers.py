@@ -12,13 +12,12 @@ variants are named. The drawings are our own, 32x32 pixels, and share nothing wi
 import dataclasses
 import hashlib
 import math
-import numbers
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...checks import check_choice
+from ...checks import check_choice, check_whole
 from ...data import Images, Split
 
 # From the bottom to the top: what comes later hides what came before.
@@ -102,9 +101,7 @@ def sketch(n: int, variant: str = "single-6c", generator: torch.Generator | None
         ValueError: an unknown variant, or n < 1.
     """
     check_choice(variant, tuple(VARIANTS), "variant")
-    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1:
-        raise ValueError(f"the number of flowers must be a whole number >= 1, got {n!r}")
-    n = int(n)
+    n = check_whole(n, "the number of flowers")
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ...checks import check_choice
+from ...checks import check_choice, check_whole
 from ...data import Images
 from ...layers import Sparseout
-from ...modules import capture_activations
+from ...modules import capture_activations, evaluating
 from .features import PART, Features, Place, channel_features, check_layer, predict
 
 RULES = ("guided", "deconvnet", "gradient")
@@ -154,16 +154,10 @@ def _attribute(model: nn.Module, x: Tensor, rule: str, layer: str | None, pick: 
     except ImportError as error:
         raise ImportError("explanations need captum: pip install --no-deps captum") from error
     method = {"guided": NeuronGuidedBackprop, "deconvnet": NeuronDeconvolution, "gradient": NeuronGradient}[rule]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore", UserWarning)  # that it sets hooks, and takes them off again
-            attribute = method(model, model if layer is None else model.get_submodule(layer)).attribute
-            maps: Tensor = attribute(x.detach().requires_grad_(), neuron_selector=pick).detach().abs().sum(1)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore", UserWarning)  # that it sets hooks, and takes them off again
+        attribute = method(model, model if layer is None else model.get_submodule(layer)).attribute
+        maps: Tensor = attribute(x.detach().requires_grad_(), neuron_selector=pick).detach().abs().sum(1)
     return maps
 
 
@@ -226,8 +220,7 @@ def heatmap(
     Raises:
         ValueError: weights of another number of features; keep < 1; an unknown rule or layer.
     """
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise ValueError(f"keep must be a whole number >= 1, got {keep!r}")
+    check_whole(keep, "keep")
     features = channel_features(model, x, layers)
     if len(weights) != len(features.places):
         raise ValueError(

@@ -21,24 +21,4 @@ from .study import (
     without_blocks,
 )
 
-__all__ = [
-    "BLOCK_COUNTS",
-    "FILTERS",
-    "FILTER_AMOUNTS",
-    "PLAIN",
-    "STUDY",
-    "FlowExperiment",
-    "against_plain",
-    "feature_flow",
-    "flow_layers",
-    "flow_removal",
-    "flow_runs",
-    "measure_layers",
-    "measure_paths",
-    "removable_blocks",
-    "setting",
-    "weakest_blocks",
-    "without_blocks",
-]
-
 STUDY = Study("feature-flow", {"feature-flow": feature_flow}, (SECTION,), table=flow_runs)

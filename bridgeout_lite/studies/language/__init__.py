@@ -16,26 +16,4 @@ from .study import (
 )
 from .tables import grid
 
-__all__ = [
-    "METHODS",
-    "MODELS",
-    "SEARCHED_P",
-    "SEARCHED_Q",
-    "STUDY",
-    "TUNED_P",
-    "LanguageExperiment",
-    "LanguageRecipe",
-    "build_language_model",
-    "cross_entropy",
-    "evaluate_language",
-    "fit_language",
-    "grid",
-    "is_noise_place",
-    "language_model",
-    "measure_hidden",
-    "perplexity",
-    "sample",
-    "tuned",
-]
-
 STUDY = Study("language", {"language": language_model}, (SECTION,), table=grid)

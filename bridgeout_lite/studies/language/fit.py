@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import check_choice
+from ...checks import check_choice, check_whole
+from ...modules import evaluating
 from ...text import Tokens, Vocabulary, streams
 from ...training import History, Recipe, autocast, identify, make_scheduler, pick_device, pick_precision, run_epochs
 from .model import LanguageModel
@@ -53,8 +54,7 @@ class LanguageRecipe:
     def __post_init__(self) -> None:
         check_choice(self.optimizer, OPTIMIZERS, "optimizer")
         check_choice(self.schedule, SCHEDULES, "schedule")
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 2:
-            raise ValueError(f"length must be a whole number of tokens >= 2, got {self.length!r}")
+        check_whole(self.length, "length", 2)
         checked = self.common
         for name in ("lr", "weight_decay", "clip"):  # 1 and 1.0 are one recipe, told by its repr
             object.__setattr__(self, name, getattr(checked, name))
@@ -199,13 +199,11 @@ def evaluate_language(model: LanguageModel, tokens: Tensor, *, length: int = 16,
     inputs = F.pad(tokens[:-1], padding).view(-1, rows).t()
     targets = F.pad(tokens[1:], padding, value=-100).view(-1, rows).t()
     loss, state = torch.zeros((), device=device, dtype=torch.float64 if device.type == "cpu" else None), None
-    was_training = model.training
-    model.eval()
-    for at in range(0, rows, length):
-        with autocast(device, precision):
-            logits, state = model(inputs[at : at + length], state)
-        loss += cross_entropy(logits, targets[at : at + length], "sum")
-    model.train(was_training)
+    with evaluating(model):
+        for at in range(0, rows, length):
+            with autocast(device, precision):
+                logits, state = model(inputs[at : at + length], state)
+            loss += cross_entropy(logits, targets[at : at + length], "sum")
     return loss.item() / count
 
 
@@ -233,16 +231,14 @@ def sample(
         given = given[:-1]  # the text goes on in the same line
     if not len(given):
         raise ValueError(f"start must hold at least one {vocabulary.level}, got {start!r}")
-    was_training = model.training
-    model.eval()
     state, drawn = None, []
-    for token in given:
-        logits, state = model(token.view(1, 1), state)
-    for _ in range(count):
-        scores = logits[-1, 0].float().cpu() / temperature
-        scores[0] = -math.inf
-        token = torch.multinomial(scores.softmax(0), 1, generator=generator)
-        drawn.append(token)
-        logits, state = model(token.view(1, 1).to(device), state)
-    model.train(was_training)
+    with evaluating(model):
+        for token in given:
+            logits, state = model(token.view(1, 1), state)
+        for _ in range(count):
+            scores = logits[-1, 0].float().cpu() / temperature
+            scores[0] = -math.inf
+            token = torch.multinomial(scores.softmax(0), 1, generator=generator)
+            drawn.append(token)
+            logits, state = model(token.view(1, 1).to(device), state)
     return vocabulary.decode(torch.cat(drawn)) if drawn else ""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import check_choice
+from ...checks import check_choice, check_whole
 
 
 class LanguageModel(nn.Module):
@@ -116,8 +116,7 @@ def build_language_model(name: str, vocabulary: int, *, width: int = 128, layers
     """
     check_choice(name, MODELS, "model")
     for what, value in (("vocabulary", vocabulary), ("width", width), ("layers", layers), ("context", context)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what} must be a whole number >= 1, got {value!r}")
+        check_whole(value, what)
     if name == "lstm":
         return LSTMLanguageModel(vocabulary, width, layers)
     return TransformerLanguageModel(vocabulary, width, layers, context)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...checks import check_choice, check_exponent, check_probability
 from ...layers import attach_sparseout, detach_sparseout
-from ...modules import capture_activations
+from ...modules import capture_activations, seeded
 from ...runs.records import Record
 from ...sparsity import gini, hoyer, zero_fraction
 from ...text import LEVELS, TEXT_SETS, Tokens, load_text, tokenize
@@ -125,8 +125,7 @@ class LanguageExperiment(Experiment):
     def build(self, tokens: Tokens) -> LanguageModel:
         """The untrained model, with the initial weights of the experiment's seed."""
         sizes = {"width": self.width, "layers": self.layers, "context": self.recipe.length}
-        with torch.random.fork_rng([]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             model: LanguageModel = build_language_model(self.model, len(tokens.vocabulary), **sizes)
         return model
 

@@ -22,24 +22,6 @@ from ..curves import (
 from .claims import SECTION
 from .study import pruning_cifar100, pruning_comparison, pruning_published
 
-__all__ = [
-    "AMOUNTS",
-    "BATCHES",
-    "CHOSEN_AT",
-    "CHOSEN_BY",
-    "CURVES",
-    "FINE_TUNING",
-    "RELEASED",
-    "RELEASED_AMOUNTS",
-    "STUDY",
-    "at_best",
-    "choose_settings",
-    "curves_frame",
-    "endures",
-    "prune_as_released",
-    "setting",
-]
-
 STUDY = Study(
     "pruning",
     {

@@ -56,6 +56,8 @@ class _Pruned:
     """The runs that stand for a published network: ``rows`` of one curve, their strengths in words, in which way they
     differ in ``scale``, and whether it is the published network and length of training."""
 
+    network: str
+    dataset: str
     rows: pd.DataFrame
     settings: str
     scale: str
@@ -85,7 +87,9 @@ def _pruned(
         seeds = rows.groupby("method")["seed"].nunique()
         if all(seeds.get(method, 0) >= LEAST_SEEDS for method in METHOD_NAMES):
             same = rank(group) == (True, published.EPOCHS)
-            return _Pruned(rows, _settings(group, rows), _scale(group.iloc[0].to_dict(), network), same)
+            return _Pruned(
+                network, dataset, rows, _settings(group, rows), _scale(group.iloc[0].to_dict(), network), same
+            )
     return None
 
 
@@ -155,21 +159,17 @@ def _ahead_far_out(found: _Pruned) -> Finding:
     )
 
 
-def _price(dataset: str, network: str) -> Callable[[_Pruned], Finding]:
+def _price(found: _Pruned) -> Finding:
     """Is the unpruned Batch Bridgeout network the less accurate one, by as much as published?"""
-
-    def say(found: _Pruned) -> Finding:
-        gap = found.advantage("bridgeout", "none", [0.0])
-        return judged(
-            {"unpruned": gap},
-            f"{gap.mean:+.2f} points of test accuracy [{gap.low:+.2f}, {gap.high:+.2f}], n = {gap.n}",
-            f"at the strength that is best for the pruned network; {found.settings}",
-            sign=-1,
-            exact=found.same and gap.low <= _published_price(network, dataset) <= gap.high,
-            scale=found.scale,
-        )
-
-    return say
+    gap = found.advantage("bridgeout", "none", [0.0])
+    return judged(
+        {"unpruned": gap},
+        f"{gap.mean:+.2f} points of test accuracy [{gap.low:+.2f}, {gap.high:+.2f}], n = {gap.n}",
+        f"at the strength that is best for the pruned network; {found.settings}",
+        sign=-1,
+        exact=found.same and gap.low <= _published_price(found.network, found.dataset) <= gap.high,
+        scale=found.scale,
+    )
 
 
 def _dropout_hurts(found: _Pruned) -> Finding:
@@ -196,14 +196,12 @@ def _endurance(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values)
 
 
-def _like_published(
-    dataset: str, network: str, measure: Callable[[pd.DataFrame], pd.DataFrame]
-) -> Callable[[_Pruned], Finding]:
+def _like_published(measure: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[_Pruned], Finding]:
     """Does each method have the published value, and do the methods come in the published order? ``measure`` makes rows
     of method, seed and value from those of a pruning curve."""
 
     def say(found: _Pruned) -> Finding:
-        theirs = _published_values(network, dataset, measure)
+        theirs = _published_values(found.network, found.dataset, measure)
         values = measure(found.rows)
         ours = {m: interval(values["value"][values["method"] == m]) for m in METHOD_NAMES}
         within = [m for m, gap in ours.items() if gap.low <= theirs[m] <= gap.high]
@@ -251,8 +249,14 @@ def _published_values(
     return dict(zip(values["method"], values["value"], strict=True))
 
 
-def _in_words(values: Mapping[str, float]) -> str:
-    return "; ".join(f"{published.METHODS[m]} {values[m]:.1f}" for m in published.METHODS)
+def _in_words(measure: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[str, str], str]:
+    """What is published of a measure, by network and data set."""
+
+    def words(network: str, dataset: str) -> str:
+        values = _published_values(network, dataset, measure)
+        return "; ".join(f"{name} {values[method]:.1f}" for method, name in published.METHODS.items())
+
+    return words
 
 
 def _published_dropout(network: str, dataset: str) -> str:
@@ -278,14 +282,19 @@ def pruning_command(network: str, dataset: str) -> str:
 
 def _pruning_claims() -> tuple[Claim, ...]:
     titles = {"vgg16": "VGG-16", "resnet34c": "CIFAR ResNet", "wrn-28-10": "Wide-ResNet"}
-    pairs = [(network, dataset) for dataset in published.DATASETS for network in titles]
     digitised = "Khan & Stavness 2020; curves digitised from the authors' figures"
     ours = "by this book; the paper neither removes filters nor recalibrates"
 
     def rows(
-        claim: str, source: str, theirs: Callable[[str, str], str], judge: Callable[[str, str], Judge]
+        claim: str,
+        source: str,
+        theirs: Callable[[str, str], str],
+        say: Callable[[_Pruned], Finding],
+        curve: str = "zeroed",
+        amounts: Iterable[float] = PRUNED,
+        networks: Iterable[str] = titles,
     ) -> list[Claim]:
-        """One row for each network and data set."""
+        """One row for each network and data set, judged by what ``say`` finds of the runs that stand for it."""
         return [
             Claim(
                 f"{claim}: {titles[network]}, {TITLES[dataset]}",
@@ -293,10 +302,11 @@ def _pruning_claims() -> tuple[Claim, ...]:
                 theirs(network, dataset),
                 "-",
                 pruning_command(network, dataset),
-                judge(dataset, network),
+                _judge(say, dataset, network, curve, amounts),
                 network_curves,
             )
-            for network, dataset in pairs
+            for dataset in published.DATASETS
+            for network in networks
         ]
 
     return (
@@ -305,48 +315,44 @@ def _pruning_claims() -> tuple[Claim, ...]:
             "are zeroed",
             digitised,
             _published_curves,
-            lambda d, n: _judge(_keeps, d, n, "zeroed"),
+            _keeps,
         ),
         *rows(
             "Unpruned, Batch Bridgeout's network is less accurate than that of weight decay alone",
             digitised,
-            lambda n, d: f"{_published_price(n, d):+.2f} points",
-            lambda d, n: _judge(_price(d, n), d, n, "zeroed"),
+            lambda network, dataset: f"{_published_price(network, dataset):+.2f} points",
+            _price,
         ),
-        *rows(
-            "Test accuracy (%) of the unpruned networks",
-            digitised,
-            lambda n, d: _in_words(_published_values(n, d, _unpruned)),
-            lambda d, n: _judge(_like_published(d, n, _unpruned), d, n, "zeroed"),
-        ),
-        *rows(
-            "Share of the filters (%) that can be zeroed before 5 points of test accuracy are lost",
-            digitised,
-            lambda n, d: _in_words(_published_values(n, d, _endurance)),
-            lambda d, n: _judge(_like_published(d, n, _endurance), d, n, "zeroed"),
-        ),
-        *[
-            c
-            for c in rows(
-                "Dropout's network loses more than that of weight decay when 10 and 20 % of the filters are zeroed",
-                digitised,
-                _published_dropout,
-                lambda d, n: _judge(_dropout_hurts, d, n, "zeroed"),
+        *(
+            row
+            for claim, measure in (
+                ("Test accuracy (%) of the unpruned networks", _unpruned),
+                ("Share of the filters (%) that can be zeroed before 5 points of test accuracy are lost", _endurance),
             )
-            if "VGG" in c.claim
-        ],
+            for row in rows(claim, digitised, _in_words(measure), _like_published(measure))
+        ),
+        *rows(
+            "Dropout's network loses more than that of weight decay when 10 and 20 % of the filters are zeroed",
+            digitised,
+            _published_dropout,
+            _dropout_hurts,
+            networks=["vgg16"],
+        ),
         *rows(
             "Batch Bridgeout's advantage at 10 to 40 % outlives real removal and recalibrated BatchNorm",
             f"asked {ours}",
-            lambda n, d: NO_NUMBER,
-            lambda d, n: _judge(_keeps, d, n, "removed, recalibrated"),
+            lambda network, dataset: NO_NUMBER,
+            _keeps,
+            "removed, recalibrated",
         ),
         *rows(
             "Batch Bridgeout is ahead when 50 to 70 % of the filters are removed and BatchNorm is recalibrated, but "
             "nothing is trained on",
             f"found {ours}",
-            lambda n, d: NO_NUMBER,
-            lambda d, n: _judge(_ahead_far_out, d, n, "removed, recalibrated", _FAR),
+            lambda network, dataset: NO_NUMBER,
+            _ahead_far_out,
+            "removed, recalibrated",
+            _FAR,
         ),
         Claim(
             "Zeroing 10 % of the filters zeroes 6.25 % in a layer of 16",

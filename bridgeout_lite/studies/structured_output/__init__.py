@@ -36,38 +36,4 @@ from .study import (
     tuned_weights,
 )
 
-__all__ = [
-    "INPUT_ENDS",
-    "NOISE_AT",
-    "NOISE_SEEDS",
-    "OUTPUT_ENDS",
-    "SEARCHED_Q",
-    "STUDY",
-    "TASKS",
-    "TUNED",
-    "TUNED_P",
-    "VARIANTS",
-    "LinearRival",
-    "SharedAutoencoders",
-    "StructuredExperiment",
-    "StructuredRecipe",
-    "build_structured",
-    "captured",
-    "cdf_and_auc",
-    "epochs_to",
-    "errors",
-    "falling",
-    "fit_structured",
-    "load_pairs",
-    "off_shape",
-    "off_surface",
-    "predict",
-    "searched_structured",
-    "shapes",
-    "structured_frame",
-    "structured_output",
-    "tuned_p",
-    "tuned_weights",
-]
-
 STUDY = Study("structured-output", {"structured-output": structured_output}, (SECTION,), table=structured_frame)

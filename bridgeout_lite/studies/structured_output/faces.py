@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checks import check_choice, check_fraction
+from ...checks import check_choice, check_fraction, check_positive, check_whole
 
 PAIR_SETS = ("shapes", "digit-halves")
 
@@ -94,8 +94,7 @@ def face(points: int = 20) -> ShapeModel:
     Raises:
         ValueError: fewer than 14 points.
     """
-    if isinstance(points, bool) or not isinstance(points, int) or points < INNER + 4:
-        raise ValueError(f"points must be a whole number >= {INNER + 4} (an outline needs four), got {points!r}")
+    check_whole(points, "points", INNER + 4)  # an outline needs four
     t = torch.linspace(-0.12, 1.12, points - INNER) * math.pi
     outline = torch.stack([-0.5 * t.cos(), 0.62 * t.sin()], 1)
     inner = torch.tensor(
@@ -148,11 +147,9 @@ def shapes(
         ValueError: sizes that are not whole numbers in range; an occlusion outside [0, 1]; negative noise.
     """
     for name, value, least in (("n", n, 1), ("size", size, 8), ("clutter", clutter, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+        check_whole(value, name, least)
     occlusion = check_fraction(occlusion, "occlusion")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise must be a number >= 0, got {noise!r}")
+    check_positive(noise, "noise")
     model = face(points)
     coefficients = 2 * torch.rand(n, len(model.modes), generator=generator) - 1
     u = torch.rand(n, 4, generator=generator)
@@ -277,8 +274,7 @@ def load_pairs(name: str, labels: int, unlabelled: int = 0, *, seed: int = 0) ->
     check_choice(name, PAIR_SETS, "name")
     train_x, train_y, valid_x, valid_y, test_x, test_y, model = _pool(name)
     for what, value, least in (("labels", labels, 1), ("unlabelled", unlabelled, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{what} must be a whole number >= {least}, got {value!r}")
+        check_whole(value, what, least)
     if labels + 2 * unlabelled > len(train_x):
         raise ValueError(
             f"{name} has {len(train_x)} training images, but labels={labels} and twice unlabelled={unlabelled} ask for "

@@ -15,7 +15,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
-from ...checks import check_probability
+from ...checks import check_positive, check_probability, check_whole
+from ...modules import evaluating
 from ...training import History, Recipe, identify, make_scheduler, pick_device, run_epochs
 from .faces import Pairs, ShapeModel
 
@@ -132,8 +133,7 @@ class StructuredRecipe:
     corruption: float = 0.2
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
+        check_whole(self.steps, "steps")
         object.__setattr__(self, "corruption", check_probability(self.corruption, "corruption"))
         checked = self.common
         for name in ("lr", "weight_decay"):  # 1 and 1.0 are one recipe, told by its repr
@@ -144,13 +144,6 @@ class StructuredRecipe:
         """What this recipe shares with that of images, checked there."""
         names = ("epochs", "batch_size", "lr", "weight_decay")
         return Recipe(schedule="constant", **{name: getattr(self, name) for name in names})
-
-
-def check_weights(**weights: float) -> None:
-    """Raise ValueError unless all are finite numbers >= 0."""
-    for name, value in weights.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number >= 0 (the weight of a part of the loss), got {value!r}")
 
 
 def fit_structured(
@@ -186,8 +179,9 @@ def fit_structured(
         CheckpointError, FloatingPointError, KeyboardInterrupt: as in :func:`bridgeout_lite.fit`.
     """
     recipe = recipe or StructuredRecipe()
-    check_weights(l_sup=l_sup, l_in=l_in, l_out=l_out)
+    check_positive(l_sup, "l_sup")
     for name, weight, shared in (("l_in", l_in, model.k_in), ("l_out", l_out, model.k_out)):
+        check_positive(weight, name)
         if weight and not shared:
             raise ValueError(f"{name} = {weight:g} has no autoencoder to act on: build the model with k{name[1:]} >= 1")
     reads, writes = model.sizes[0], model.sizes[-1]
@@ -268,13 +262,8 @@ def _draw(count: int, size: int, device: torch.device) -> Tensor:
 @torch.inference_mode()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Answers of the model in evaluation mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         y: Tensor = model(x)
-    finally:
-        for module, training in modes:
-            module.training = training
     return y
 
 

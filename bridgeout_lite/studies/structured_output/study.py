@@ -24,8 +24,9 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from ...checks import check_choice, check_exponent, check_probability
+from ...checks import check_choice, check_exponent, check_positive, check_probability
 from ...layers import attach_sparseout, detach_sparseout
+from ...modules import seeded
 from ...runs.records import Record
 from ...sparsity import hoyer, zero_fraction
 from ..experiment import Experiment, Run
@@ -35,7 +36,6 @@ from .model import (
     StructuredRecipe,
     captured,
     cdf_and_auc,
-    check_weights,
     errors,
     fit_structured,
     off_shape,
@@ -102,9 +102,8 @@ class StructuredExperiment(Experiment):
     def __post_init__(self) -> None:
         check_choice(self.dataset, PAIR_SETS, "dataset")
         check_choice(self.method, METHODS, "method")
-        check_weights(l_in=self.l_in, l_out=self.l_out)
         self._settle(p=check_probability(self.p), q=check_exponent(self.q))
-        self._settle(l_in=float(self.l_in), l_out=float(self.l_out))
+        self._settle(l_in=check_positive(self.l_in, "l_in"), l_out=check_positive(self.l_out, "l_out"))
 
     @property
     def variant(self) -> str:
@@ -147,8 +146,7 @@ class StructuredExperiment(Experiment):
 def build_structured(experiment: StructuredExperiment, pairs: Pairs) -> SharedAutoencoders:
     """The network of an experiment, with the initial weights of its seed, without noise."""
     sizes = (pairs.x.shape[1], *experiment.hidden, pairs.y.shape[1])
-    with torch.random.fork_rng([]):
-        torch.manual_seed(experiment.seed)
+    with seeded(experiment.seed):
         return SharedAutoencoders(sizes, experiment.k_in, experiment.k_out)
 
 
