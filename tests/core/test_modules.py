@@ -130,5 +130,6 @@ def test_float64_is_asked_of_a_device_that_has_it():
         lambda x: proximal._transformed_l1(x, 0.1, 1.0),
         lambda x: proximal._l1_minus_l2(x, 0.1, 0.5),
         lambda x: explained_share(x, labels, x[:4, :2]),
+        lambda x: bl.pruning.batchnorm_drift(nn.Sequential(nn.BatchNorm1d(4)), x).iloc[0, 1:].tolist(),
     ):
         assert torch.equal(torch.as_tensor(call(there)).as_subclass(torch.Tensor), torch.as_tensor(call(here)))
