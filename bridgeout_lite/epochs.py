@@ -17,6 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .data import put_in_place
+from .layers import noise_aside
 
 
 class CheckpointError(ValueError):
@@ -80,11 +81,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def identify(model: nn.Module, data: Any, recipe: Any, seed: int, precision: str) -> dict[str, str]:
-    """What must be equal for a checkpoint to fit: ``data`` has a name and a checksum, and repr(model) includes the
-    noise attached to it."""
+    """What must be equal for a checkpoint to fit, the noise attached to the model included; ``data`` has a name and a
+    checksum."""
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     return {
-        "model": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
+        "model": hashlib.sha256(f"{model!r} {shapes}{noise_aside(model)}".encode()).hexdigest()[:16],
         "recipe": f"{recipe} in {precision}",
         "seed": str(seed),
         "data": f"{data.name} {data.checksum}",

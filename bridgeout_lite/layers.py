@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from .modules import Where, pick
 from .noise import bridgeout, check_noise, sparseout
@@ -193,8 +193,10 @@ def attach_sparseout(
     matched: bool = False,
     where: Where | None = None,
 ) -> nn.Module:
-    """Pass the output of chosen modules through a :class:`Sparseout` layer, which becomes their submodule
-    ``sparseout``. Changes ``model`` and returns it.
+    """Pass the output of chosen modules through a :class:`Sparseout` layer each. Changes ``model`` and returns it.
+
+    The layer becomes the submodule ``sparseout``. A module with children may run through all of them, and count them:
+    its layer is held aside and is in training mode when the module is.
 
     Args:
         model: any module.
@@ -224,14 +226,26 @@ def attach_sparseout(
             raise ValueError(f"Sparseout is already attached to {name!r}; call detach_sparseout(model) first")
     for _, module in picked:
         layer = Sparseout(p, q, form=form, gradient=gradient, shared=shared, matched=matched)
-        module.add_module("sparseout", layer.train(module.training))
+        if list(module.children()):
+            module.__dict__["sparseout"] = layer
+        else:
+            module.add_module("sparseout", layer.train(module.training))
         module._bridgeout_hook = module.register_forward_hook(_through_sparseout)  # type: ignore[assignment]
     return model
 
 
-def _through_sparseout(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    noisy: Tensor = module.get_submodule("sparseout")(output)
+def _through_sparseout(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    layer = module.sparseout
+    if "sparseout" not in module._modules and layer.training != module.training:
+        layer.train(module.training)
+    noisy: Tensor = layer(output)
     return noisy
+
+
+def noise_aside(model: nn.Module) -> str:
+    """The Sparseout layers that ``repr(model)`` does not show, as text; empty if there are none."""
+    aside = {name: module.__dict__.get("sparseout") for name, module in model.named_modules()}
+    return ", ".join(f"{name}: {layer}" for name, layer in aside.items() if layer is not None)
 
 
 def detach_sparseout(model: nn.Module) -> nn.Module:
@@ -274,8 +288,8 @@ def attach_bridgeout(
         where: ``where(name, module) -> bool`` picks the modules. Default: every 3x3 ``Conv2d``.
 
     Raises:
-        ValueError: a bad argument; nothing is picked; a picked module has no floating-point weight yet, or carries
-            Bridgeout already.
+        ValueError: a bad argument; nothing is picked; a picked module has no floating-point weight yet, computes it
+            from others (a mask, or weight_norm and spectral_norm by hooks), or carries Bridgeout already.
 
     Example:
         >>> model = attach_bridgeout(nn.Sequential(nn.Conv2d(3, 8, 3)), p=0.5, q=1.0)
@@ -291,6 +305,9 @@ def attach_bridgeout(
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor):
             raise ValueError(f"Bridgeout needs a module with a weight, but {name!r} is a {type(module).__name__}")
+        if "weight" not in {*module._parameters, *module._buffers, *getattr(module, "parametrizations", ())}:
+            cure = "prune.remove" if prune.is_pruned(module) else "remove_weight_norm or remove_spectral_norm"
+            raise ValueError(f"the weight of {name!r} is computed from others in each pass: call torch's {cure} first")
         if isinstance(weight, nn.UninitializedParameter):
             raise ValueError(f"the weight of {name!r} has no shape yet: run one batch through the model first")
         if not weight.is_floating_point():
@@ -312,7 +329,7 @@ def attach_bridgeout(
     for _, module in picked:
         noise = noises.setdefault(module.weight, make())  # one for a weight that several modules share
         noise.calls = calls
-        parametrize.register_parametrization(module, "weight", noise.train(module.training))
+        put_on_weight(module, noise.train(module.training))
     return model
 
 
@@ -324,23 +341,41 @@ def detach_bridgeout(model: nn.Module) -> nn.Module:
         ours = _bridgeouts(module)
         chain: Any = module.parametrizations["weight"] if ours else []  # type: ignore[index, union-attr]
         if ours and len(ours) == len(chain):
-            unparametrize(module)
+            take_off_weight(module)
         else:  # the user's own parametrizations of this weight stay
             for position in reversed([k for k, p in enumerate(chain) if isinstance(p, Bridgeout)]):
                 del chain[position]
     return model
 
 
-def unparametrize(module: nn.Module) -> None:
+class _InOrder(nn.Identity):
+    """Holds a parameter at its place behind a parametrized weight."""
+
+
+def put_on_weight(module: nn.Module, noise: nn.Module) -> None:
+    """Parametrize the weight. An optimizer's saved state goes by the order of parameters, which stays: a parametrized
+    weight stands behind what the module itself holds, so what followed it is held as it is."""
+    later = list(module._parameters)
+    later = later[later.index("weight") + 1 :] if "weight" in later else []
+    parametrize.register_parametrization(module, "weight", noise)
+    module._modules = {"parametrizations": module._modules.pop("parametrizations")} | module._modules
+    for name in later:
+        if module._parameters[name] is not None:
+            parametrize.register_parametrization(module, name, _InOrder())
+
+
+def take_off_weight(module: nn.Module) -> None:
     """Give a module its original weight back, as if it had never been parametrized."""
     # torch makes a class for the module, with the weight as a property, which deep copies share
     shared = type(module)
     module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
-    # leave_parametrized=True would freeze one noisy draw into the weight
-    parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-    # the weight comes back last; optimizers and state dicts expect it first, where it was
-    for name in [name for name in module._parameters if name != "weight"]:
-        module._parameters[name] = module._parameters.pop(name)
+    chains: Any = module.parametrizations
+    held = [name for name, chain in chains.items() if type(chain[0]) is _InOrder]
+    for name in ["weight", *held]:
+        # leave_parametrized=True would freeze one noisy draw into the weight
+        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    if "bias" in module._parameters and not held:  # none, or parametrized by hand: it comes behind the weight
+        module._parameters["bias"] = module._parameters.pop("bias")
 
 
 def _bridgeouts(module: nn.Module) -> list[nn.Module]:

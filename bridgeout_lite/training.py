@@ -278,11 +278,15 @@ def _groups(model: nn.Module, recipe: Recipe) -> Any:
     """The parameters for the optimizer: two groups if biases have a learning rate of their own."""
     if recipe.bias_lr == 1.0:
         return model.parameters()
-    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
-    others = [p for name, p in model.named_parameters() if not name.endswith("bias")]
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[name.removesuffix(".original").endswith("bias")].append(parameter)  # under Bridgeout it has that suffix
     # weight decay subtracts lr times weight_decay: the same from both groups
     decay = recipe.weight_decay / recipe.bias_lr
-    return [{"params": others}, {"params": biases, "lr": recipe.lr * recipe.bias_lr, "weight_decay": decay}]
+    return [
+        {"params": groups[False]},
+        {"params": groups[True], "lr": recipe.lr * recipe.bias_lr, "weight_decay": decay},
+    ]
 
 
 def _learn(

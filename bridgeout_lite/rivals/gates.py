@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..checks import check_choice, check_fraction, check_positive, check_probability, check_share
-from ..layers import attach_bridgeout, unparametrize
+from ..layers import attach_bridgeout, put_on_weight, take_off_weight
 from ..modules import Where
 from ..noise import keep_mask, smallest_mask
 from .base import Rival, check_weights, clean_weight, is_convolution, pick_weights, zero_like
@@ -341,7 +341,7 @@ def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
     for _, module, w in picked:
         if w not in made:
             made[w] = make(w).train(module.training)
-        parametrize.register_parametrization(module, "weight", made[w])
+        put_on_weight(module, made[w])
     return model
 
 
@@ -355,5 +355,5 @@ def _detach(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
         if len(chain) > 1:  # what was put on top of it stays
             del chain[0]
         else:
-            unparametrize(module)
+            take_off_weight(module)
     return model

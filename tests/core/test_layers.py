@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from refusals import refused
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 import bridgeout_lite as bl
@@ -715,3 +715,97 @@ def test_other_parametrizations_survive():
     before = model[0].weight.detach().clone()
     bl.detach_bridgeout(bl.attach_bridgeout(model, 0.5, 1.0))
     assert torch.equal(model[0].weight, before)
+
+
+# ---- modules that are more than one layer -----------------------------------------------------------------------
+
+
+class Repeated(nn.Module):
+    """Runs through whatever children it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+@pytest.mark.parametrize("block", [lambda: nn.Sequential(nn.Identity(), nn.Identity()), Repeated])
+def test_a_block_that_runs_through_its_children_gets_the_noise_once(block):
+    model = nn.Sequential(block(), nn.Identity())
+    names = [name for name, _ in model.named_modules()]
+    bl.attach_sparseout(model, 0.5, 2.0, where=lambda name, module: name == "0")
+    assert [name for name, _ in model.named_modules()] == names
+    x = torch.ones(10_000)
+    assert set(model(x).tolist()) == {0.0, 2.0}
+    assert model.eval()(x) is x
+    assert set(model.train()(x).tolist()) == {0.0, 2.0}
+    assert set(copy.deepcopy(model)(x).tolist()) == {0.0, 2.0}
+    with pytest.raises(ValueError, match="already attached to '0'"):
+        bl.attach_sparseout(model, 0.5, 2.0, where=lambda name, module: name == "0")
+    assert bl.detach_sparseout(model)(x) is x
+    assert not hasattr(model[0], "sparseout")
+
+
+def test_a_block_with_noise_compiles_whole():
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.Identity())
+    bl.attach_sparseout(model, 0.5, 1.0, where=lambda name, module: name == "0").eval()
+    compiled, x = torch.compile(model, backend="aot_eager", fullgraph=True), torch.ones(4, 8)
+    assert torch.equal(compiled(x), model(x))
+    model.train()
+    assert not torch.equal(compiled(x), compiled(x))
+
+
+# ---- weights that torch computes, and the order of parameters -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("compute", "cure"),
+    [
+        (lambda conv: nn.utils.weight_norm(conv), "remove_weight_norm"),
+        (lambda conv: nn.utils.spectral_norm(conv), "remove_spectral_norm"),
+        (lambda conv: prune.l1_unstructured(conv, "weight", 0.5), "prune.remove"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_that_is_computed_by_hooks_is_refused_before_anything_changes(compute, cure):
+    model = small()
+    compute(model[3][2])
+    before = [(type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    refused(lambda: bl.attach_bridgeout(model, 0.3, 1.0), "weight of '3.2' is computed from others", cure)
+    assert [(type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == before
+
+
+class Doubled(nn.Module):
+    """A module with a weight, a bias and a child that has parameters too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight, self.bias = (nn.Parameter(torch.ones(n)) for n in (2, 3, 5))
+        self.child = nn.Linear(4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first.sum() + self.weight.sum() + self.bias.sum() + self.child(x)
+
+
+@pytest.mark.parametrize("make", [lambda: small(bias=True), Doubled])
+def test_the_order_of_parameters_stays(make):
+    """The state of an optimizer goes by position: one that was saved without noise can be loaded with it."""
+    plain, model = make(), make()
+    picked = {"where": lambda name, module: module is model} if make is Doubled else {}
+    bl.attach_bridgeout(model, 0.3, 1.0, **picked)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in plain.parameters()]
+    if make is Doubled:
+        assert list(model.children())[-1] is model.child
+    else:
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (plain, model)]
+        plain(batch()).sum().backward()
+        optimizers[0].step()
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+        train_steps(model, optimizers[1])
+    bl.detach_bridgeout(model)
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]

@@ -917,6 +917,16 @@ def test_gates_are_taken_off_alone():
     assert list(bl.detach_bridgeout(model).state_dict()) == list(plain.state_dict())
 
 
+def test_gates_keep_the_order_of_parameters():
+    """The saved state of an optimizer goes by position; gates themselves are new parameters."""
+    plain, model = nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Sequential(nn.Conv2d(3, 4, 3))
+    L0Gates(1.0).attach(model)
+    originals = [p.shape for name, p in model.named_parameters() if name.endswith("original")]
+    assert originals == [p.shape for p in plain.parameters()]
+    L0Gates(1.0).detach(model)
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
+
+
 def test_gates_that_are_not_there_or_in_the_way_are_refused():
     with pytest.raises(ValueError, match=r"no gates: call L0Gates\(...\).attach\(model\)"):
         L0Gates(1.0).penalty(small())

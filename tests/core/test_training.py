@@ -26,7 +26,7 @@ import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError, Recipe, training
 from bridgeout_lite.cudagraph import Replay
 from bridgeout_lite.data import Images, Split
-from bridgeout_lite.epochs import epoch_seed
+from bridgeout_lite.epochs import epoch_seed, identify
 from bridgeout_lite.studies.arena import ArenaExperiment
 from bridgeout_lite.studies.evolution import EvolutionExperiment
 from bridgeout_lite.studies.feature_flow import FlowExperiment
@@ -480,6 +480,15 @@ def test_noise_is_part_of_the_model(digits, tmp_path):
                 train(model, digits, checkpoint=tmp_path / "run.pt")
             (tmp_path / "run.pt").unlink()
         train(model, digits, dataclasses.replace(QUICK, epochs=1), checkpoint=tmp_path / "run.pt")
+
+
+def test_noise_on_a_block_is_part_of_the_model(digits):
+    def identity(p):
+        model = nn.Sequential(nn.Sequential(nn.Flatten()))
+        bl.attach_sparseout(model, p, 1.0, where=lambda name, module: name == "0")
+        return identify(model, digits, QUICK, 0, "float32")["model"]
+
+    assert identity(0.1) == identity(0.1) != identity(0.2)
 
 
 def test_all_differences_are_named(checkpoint, digits):
@@ -1019,6 +1028,9 @@ def test_biases_have_a_learning_rate_and_the_same_decay():
     assert all(p.dim() == 1 for p in groups[1]["params"]) and len(groups[1]["params"]) > 3
     assert groups[1]["lr"] == 4 * QUICK.lr
     assert groups[1]["lr"] * groups[1]["weight_decay"] == pytest.approx(QUICK.lr * QUICK.weight_decay)
+    noisy = bl.attach_bridgeout(nn.Sequential(nn.Conv2d(3, 4, 3)), 0.3, 1.0)  # holds its biases under another name
+    groups = training._groups(noisy, dataclasses.replace(QUICK, bias_lr=4.0))
+    assert [[p.shape for p in group["params"]] for group in groups] == [[(4, 3, 3, 3)], [(4,)]]
 
 
 def test_views_at_test_time_are_means_of_answers(digits):
