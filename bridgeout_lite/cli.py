@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import importlib
+import io
 import itertools
 import os
 import platform
@@ -39,6 +40,9 @@ _WANTED = {"": "the layers need", "book": "the chapters need"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. Expected failures print one line and give 1."""
+    for stream in (sys.stdout, sys.stderr):  # a code page of Windows may lack a letter of a folder's name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments) or 0)

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .checks import check_whole
+from .data import put_in_place
 from .modules import agree, device_of, evaluating, run_exactly, run_once
 
 
@@ -173,7 +174,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
         difference = (found.float() - reference).abs().max().item()
         if not agree(found, reference):
             raise ValueError(f"onnxruntime's output differs from torch's by {difference:.2g}: {target} is not written")
-        os.replace(partial, target)
+        put_in_place(partial, target)
     finally:
         partial.unlink(missing_ok=True)
     return float(difference)

@@ -14,8 +14,10 @@ import functools
 import hashlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import numpy as np
 import pooch
 import requests
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from .checks import check_choice, check_whole
@@ -242,18 +245,34 @@ def _cifar(name: str, root: Path, download: bool) -> _Pixels:
         warnings.simplefilter("ignore")  # about old dtype flags in the pickles, which are md5-checked
         try:
             parts = [dataset(root, train=flag) for flag in (True, False)]
-        except RuntimeError:  # a missing or damaged file
-            _fetch(archive, size, md5, mirrors, root, download)
-            extract_archive(str(root / archive), str(root))
-            parts = [dataset(root, train=flag) for flag in (True, False)]
+        except RuntimeError:  # a missing or damaged file, or another process is unpacking it
+            with _alone(root, archive, download):
+                try:
+                    parts = [dataset(root, train=flag) for flag in (True, False)]
+                except RuntimeError:
+                    _fetch(archive, size, md5, mirrors, root, download)
+                    extract_archive(str(root / archive), str(root))
+                    parts = [dataset(root, train=flag) for flag in (True, False)]
     train, test = parts
     pixels = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
     return pixels[0], torch.tensor(train.targets), pixels[1], torch.tensor(test.targets), tuple(train.classes)
 
 
+def _offline(download: bool) -> bool:
+    return not download or bool(os.environ.get("BRIDGEOUT_OFFLINE"))
+
+
+def _alone(root: Path, archive: str, download: bool) -> AbstractContextManager[Any]:
+    """Hold the lock that lets one process at a time fetch and unpack; none where there is nothing to do either with."""
+    if _offline(download) and not (root / archive).exists():
+        return contextlib.nullcontext()
+    root.mkdir(parents=True, exist_ok=True)
+    return FileLock(root / f"{archive}.lock")
+
+
 def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Path, download: bool) -> None:
     """Put a verified ``archive`` into ``root``, from the first address that gives the right bytes."""
-    target, offline = root / archive, not download or bool(os.environ.get("BRIDGEOUT_OFFLINE"))
+    target, offline = root / archive, _offline(download)
     if target.exists():
         if pooch.file_hash(str(target), alg="md5") == md5:
             return
@@ -263,7 +282,6 @@ def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Pa
         print(f"{damage}: fetching it again", file=sys.stderr)
     if offline:
         raise DataError(f"not whole in {root}, and downloads are off: put {archive} there or allow the download")
-    root.mkdir(parents=True, exist_ok=True)
     failures = []
     for url in mirrors:
         print(f"fetching {archive} ({size / 1e6:.0f} MB) from {url.split('/')[2]}", file=sys.stderr)
@@ -277,6 +295,16 @@ def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Pa
         except ValueError:  # a wrong checksum
             failures.append(f"{url.split('/')[2]}: wrong checksum")
     raise DataError(f"no mirror gave it ({'; '.join(failures)}): put {archive} (md5 {md5}) into {root} by hand")
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """``os.replace``, tried again for a second: on Windows a virus scanner may hold a new file for a moment."""
+    for wait in (0.05, 0.15, 0.3, 0.5):
+        try:
+            return os.replace(partial, target)
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(partial, target)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .data import put_in_place
 from .layers import noise_aside
 
 
@@ -103,7 +104,7 @@ def _save(path: Path, identity: dict[str, str], model: Any, optimizer: Any, sche
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, partial)
-        os.replace(partial, path)  # at any moment the checkpoint is either the old or the new one, whole
+        put_in_place(partial, path)  # at any moment the checkpoint is either the old or the new one, whole
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
@@ -111,7 +112,7 @@ def _save(path: Path, identity: dict[str, str], model: Any, optimizer: Any, sche
             "what stood there before is unharmed"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # after os.replace there is none
+        with contextlib.suppress(OSError):  # afterwards there is none
             partial.unlink()
 
 

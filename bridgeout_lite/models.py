@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_choice, check_positive, check_whole
-from .modules import seeded
+from .modules import doubled, seeded
 
 # Channels of the convolutions of each stage; each stage ends with a max-pool.
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -211,7 +211,7 @@ class Whitening(nn.Module):
     def learn(self, x: Tensor, epsilon: float = 5e-4) -> None:
         """Learn the filters from a batch of normalised images. ``epsilon`` is added to the variances, as the smallest
         are mostly rounding."""
-        patches = F.unfold(x.double(), 2).transpose(1, 2).flatten(0, 1)
+        patches = F.unfold(doubled(x), 2).transpose(1, 2).flatten(0, 1)
         variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         directions *= torch.where(directions.sum(0) < 0, -1.0, 1.0)  # eigh leaves their signs open
         filters = (directions / (variance + epsilon).sqrt()).T.reshape(-1, self.in_channels, 2, 2)

@@ -80,6 +80,11 @@ def run_exactly(model: nn.Module, example_input: Tensor) -> Any:
     return run_once(copy.deepcopy(model).cpu().float(), example_input.cpu().float())
 
 
+def doubled(x: Tensor) -> Tensor:
+    """``x`` in float64, on its device, or on a CPU if that is an Apple GPU, which has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def device_of(model: nn.Module, example_input: Tensor) -> torch.device:
     """The device of the parameters; of the input if there are none."""
     return next((p.device for p in model.parameters()), example_input.device)

@@ -49,7 +49,7 @@ from .channels import (
 from .checks import check_choice, check_share, check_whole
 from .cost import count
 from .data import Images
-from .modules import device_of, evaluating, run_once
+from .modules import device_of, doubled, evaluating, run_once
 from .sparsity import filter_norms
 from .training import Recipe, augment, evaluate, fit
 
@@ -229,10 +229,11 @@ def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
     rows = []
 
     def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].transpose(0, 1).flatten(1).double()
+        x = doubled(inputs[0].transpose(0, 1).flatten(1))
+        mean, variance = doubled(norm.running_mean), doubled(norm.running_var)
         live = x.var(dim=1) > 0
-        shift = (x.mean(dim=1) - norm.running_mean) * (norm.running_var.double() + norm.eps).rsqrt()
-        ratio = x.var(dim=1) / norm.running_var.double()
+        shift = (x.mean(dim=1) - mean) * (variance + norm.eps).rsqrt()
+        ratio = x.var(dim=1) / variance
         mean_square = shift[live].square().mean()
         rows.append((norms[norm], mean_square.sqrt().item(), ratio[live].median().item() if live.any() else math.nan))
 

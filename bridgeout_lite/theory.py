@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import check_choice, check_exponent, check_positive, check_probability, check_whole
+from .modules import doubled
 from .noise import FORMS, bridgeout, sparseout
 
 FAMILIES = ("gaussian", "bernoulli", "poisson", "softmax")
@@ -160,7 +161,7 @@ def monte_carlo_penalty(
     """
     p, q, form = _check(features, weights, p, q, family, noise_on, form)
     check_whole(draws, "draws", 2)  # fewer have no standard error
-    features, weights = features.detach().double(), weights.detach().double()
+    features, weights = doubled(features.detach()), doubled(weights.detach())
     eta = features @ weights
     start, gradient = log_partition(eta, family), _mean(eta, family)
     values = torch.empty(draws, dtype=torch.float64, device="cpu")

@@ -29,6 +29,7 @@ from torch.nn.utils import parametrize
 from ..channels import ChannelGroup, channel_groups, plain_copy, remove_channels
 from ..checks import check_fraction, check_positive, check_share
 from ..cost import count
+from ..modules import doubled
 from .base import Rival, clean_weight
 
 _UNPAIRED = "the layers of this model cannot be paired by their channels"
@@ -144,9 +145,9 @@ def _order(model: nn.Module, groups: Sequence[ChannelGroup], cap: float, per_wei
     """(root, channel) of all channels that may be removed, lowest energy first."""
     candidates: list[tuple[float, str, int]] = []
     for group in groups:
-        energy = group_energy(model, group).detach().double()
+        energy = doubled(group_energy(model, group).detach())
         if per_weight:
-            energy = energy / _per_channel(model, group, torch.ones_like).detach()
+            energy = energy / doubled(_per_channel(model, group, torch.ones_like).detach())
         share = min(int(group.size * cap), group.size - 1)
         lowest = energy.argsort(stable=True)[:share].tolist()
         candidates += [(float(energy[channel]), group.root, channel) for channel in lowest]

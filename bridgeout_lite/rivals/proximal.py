@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice, check_positive
+from ..modules import doubled
 from .base import check_weights
 
 PENALTIES = ("l1", "l0", "transformed l1", "l1 - l2", "scad")
@@ -131,14 +132,14 @@ def _soft(w: Tensor, mu: float) -> Tensor:
 
 
 def _transformed_l1(w: Tensor, mu: float, a: float) -> Tensor:
-    size = w.abs().double()  # near the threshold v is the small difference of large numbers
+    size = doubled(w.abs())  # near the threshold v is the small difference of large numbers
     convex = mu <= a**2 / (2 * (a + 1))
     threshold = mu * (a + 1) / a if convex else math.sqrt(2 * mu * (a + 1)) - a / 2
     # a root of v's cubic equation, by cosines; below the threshold it is not used, and its argument is clamped to 1
     phi = torch.arccos((1 - 27 * mu * a * (a + 1) / (2 * (a + size).pow(3))).clamp(-1.0, 1.0))
     root = 2 / 3 * (a + size) * torch.cos(phi / 3) - 2 / 3 * a + size / 3
     root = torch.where(size <= threshold, 0.0, root.clamp_min(0.0).minimum(size))
-    return (w.sign() * root).to(w.dtype)
+    return w.sign() * root.to(w)
 
 
 def _l1_minus_l2(w: Tensor, mu: float, a: float) -> Tensor:
@@ -146,8 +147,9 @@ def _l1_minus_l2(w: Tensor, mu: float, a: float) -> Tensor:
     largest = size.max() if w.numel() else size.sum()
     if not largest <= mu:  # NaN is neither
         z = _soft(w, mu)
-        norm: Tensor = torch.linalg.vector_norm(z, dtype=torch.float64)  # squares of tiny weights stay above 0
-        return z * (norm + a * mu) / norm
+        norm: float = torch.linalg.vector_norm(doubled(z)).item()  # squares of tiny weights stay above 0
+        shrunk: Tensor = z * (norm + a * mu) / norm
+        return shrunk
     result = torch.zeros_like(w)
     if largest > (1 - a) * mu:  # one entry alone stays, of equal ones the first
         place = torch.unravel_index(size.argmax(), w.shape)

@@ -208,8 +208,9 @@ class Store:
             yield
         except StoreError:
             raise
-        except OSError as error:
-            raise StoreError(f"cannot {verb} the store {self.path} ({error.strerror or error}){advice}") from error
+        except (OSError, NotImplementedError) as error:  # a lock that the file system lacks may be the latter
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"cannot {verb} the store {self.path} ({reason}){advice}") from error
 
 
 def _append(file: BinaryIO, line: bytes) -> None:

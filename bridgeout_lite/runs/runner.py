@@ -249,6 +249,9 @@ def _store(path: Path) -> Store:
 def _on_cluster(client: Any, task: _Task, todo: dict[str, Runnable], store: Store) -> Iterator[_Outcome]:
     """All runs as tasks of a Dask cluster, whose scheduler gives the task of a dead worker to another."""
     from distributed import as_completed
+    from distributed.client import TimeoutError as DaskTimeout  # type: ignore[attr-defined]
+
+    # on Python 3.10 it is not the builtin one
 
     names = [f"bridgeout-{key}" for key in todo]  # two clients that ask for the same run share one task
     keys = dict(zip(client.map(_remotely, [task] * len(todo), list(todo.values()), key=names), todo, strict=True))
@@ -268,7 +271,7 @@ def _on_cluster(client: Any, task: _Task, todo: dict[str, Runnable], store: Stor
                 error = future.exception() if future.status == "error" else future.status
                 yield _Outcome(key, "failed", f"{_label(todo[key].spec)}: {error}")
             future.release()
-    except TimeoutError:
+    except DaskTimeout:
         client.cancel(list(keys))
         yield from (_Outcome(key, "out of time") for key in waiting)
 
@@ -286,6 +289,7 @@ def _remotely(task: _Task, experiment: Runnable) -> _Outcome:
 def _client(address: str) -> Iterator[Any]:
     try:
         from distributed import Client
+        from distributed.client import TimeoutError as DaskTimeout  # type: ignore[attr-defined]
     except ImportError as error:
         raise ImportError("a scheduler needs Dask: pip install distributed") from error
     try:
@@ -297,7 +301,7 @@ def _client(address: str) -> Iterator[Any]:
     with client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError as error:
+        except DaskTimeout as error:
             raise OSError(
                 f"the scheduler at {address} has no workers: start some with `dask worker {address}`"
             ) from error
@@ -330,9 +334,12 @@ def _prepare(task: _Task) -> None:
     try:
         task.folder.mkdir(parents=True, exist_ok=True)
         open(task.path, "ab").close()
-    except OSError as error:
+        with FileLock(f"{task.path}.lock"):
+            pass  # some file systems have no locks
+    except (OSError, NotImplementedError) as error:  # filelock has raised both where there are none
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"the store {task.path} cannot be written ({error.strerror}): name a file in a folder of yours"
+            f"the store {task.path} cannot be written ({reason}): name a file in a folder of yours whose disk has locks"
         ) from error
 
 

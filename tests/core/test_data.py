@@ -127,7 +127,9 @@ def load(root, **options):
 
 
 def contents(root):
-    return sorted(str(f.relative_to(root)) for f in Path(root).rglob("*") if f.is_file())
+    """The files in a folder, but for locks, which stay."""
+    files = [f for f in Path(root).rglob("*") if f.is_file() and f.suffix != ".lock"]
+    return sorted(str(f.relative_to(root)) for f in files)
 
 
 # --- names, sizes, splits ---------------------------------------------------------------------------------------------
@@ -788,3 +790,52 @@ def test_an_import_that_never_succeeds_ends(fake_import):
 
 def test_public_names():
     assert bl.load_images is load_images and bl.load_text is load_text and issubclass(bl.DataError, RuntimeError)
+
+
+# --- what another process, or a virus scanner, is doing at the same time ----------------------------------------------
+
+
+def test_who_finds_the_archive_half_unpacked_waits_for_the_one_that_unpacks(mirror, tmp_path, monkeypatch):
+    from torchvision.datasets import utils
+
+    mirror.use("good")
+    started, found = threading.Event(), []
+    unpack = utils.extract_archive
+
+    def slowly(*args):
+        started.set()
+        second.join(0.5)  # it would be done by now if it did not wait
+        found.append("unpacked")
+        return unpack(*args)
+
+    def second_load():
+        started.wait()
+        found.append(load(tmp_path).name)
+
+    monkeypatch.setattr(utils, "extract_archive", slowly)
+    second = threading.Thread(target=second_load)
+    second.start()
+    load(tmp_path)
+    second.join()
+    assert found == ["unpacked", "cifar10"]
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_file_that_is_held_for_a_moment_is_put_in_place_later(tmp_path, monkeypatch, times):
+    (tmp_path / "new").write_text("new")
+    real, refusals, waits = os.replace, [PermissionError(13, "held")] * times, []
+
+    def replace(a, b):
+        if refusals:
+            raise refusals.pop()
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(data.time, "sleep", waits.append)
+    if times == 1:
+        data.put_in_place(tmp_path / "new", tmp_path / "old")
+        assert (tmp_path / "old").read_text() == "new" and len(waits) == 1
+    else:  # it stays so: there is no permission
+        with pytest.raises(PermissionError, match="held"):
+            data.put_in_place(tmp_path / "new", tmp_path / "old")
+        assert sum(waits) == 1.0

@@ -5,7 +5,10 @@ import torch
 from torch import nn
 
 import bridgeout_lite as bl
-from bridgeout_lite.modules import capture_activations, evaluating, pick, seeded
+from bridgeout_lite.modules import capture_activations, doubled, evaluating, pick, seeded
+from bridgeout_lite.rivals import proximal
+from bridgeout_lite.studies.explanations.features import explained_share
+from bridgeout_lite.theory import lq_penalty
 
 
 class Breaks(nn.Module):
@@ -98,3 +101,35 @@ def test_pick():
     for act in (pick, lambda model, where: capture_activations(model, torch.ones(1), where=where)):
         with pytest.raises(ValueError, match="where must be a function of a module's name and the module, got '0'"):
             act(model, "0")
+
+
+class OnApple(torch.Tensor):
+    """A tensor that says it is on an Apple GPU, and refuses float64 there as such a GPU does."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.cpu:
+            return out.as_subclass(torch.Tensor)
+        if isinstance(out, cls) and out.dtype == torch.float64:
+            raise TypeError("this device has no float64")
+        return out
+
+
+def test_float64_is_asked_of_a_device_that_has_it():
+    here = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+    there = here.as_subclass(OnApple)
+    with pytest.raises(TypeError, match="no float64"):
+        there.double()
+    assert torch.equal(doubled(there), here.double())
+    labels = torch.arange(30) % 2
+    for call in (
+        lambda x: lq_penalty(x, x.T, 0.5, 1.0, "softmax"),
+        lambda x: proximal._transformed_l1(x, 0.1, 1.0),
+        lambda x: proximal._l1_minus_l2(x, 0.1, 0.5),
+        lambda x: explained_share(x, labels, x[:4, :2]),
+        lambda x: bl.pruning.batchnorm_drift(nn.Sequential(nn.BatchNorm1d(4)), x).iloc[0, 1:].tolist(),
+    ):
+        assert torch.equal(torch.as_tensor(call(there)).as_subclass(torch.Tensor), torch.as_tensor(call(here)))

@@ -1,5 +1,6 @@
 """The command line: every command, and one line for every failure."""
 
+import io
 import os
 import signal
 import subprocess
@@ -379,3 +380,14 @@ def test_where_only_the_layers_can_be_used_one_line_says_what_is_missing():
     done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "needs pandas" in done.stderr and "bridgeout_lite[book]" in done.stderr
+
+
+def test_a_code_page_that_lacks_a_letter_of_the_folder(tmp_path, monkeypatch):
+    home = tmp_path / "Łódź"
+    home.mkdir()
+    monkeypatch.setenv("BRIDGEOUT_DATA", str(home))
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="cp1252", errors="strict"))
+    assert main(["doctor"]) in (0, 1)
+    sys.stdout.flush()
+    assert b"\\u0141" in shown.getvalue()

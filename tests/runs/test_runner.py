@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import torch
@@ -368,3 +370,34 @@ def test_without_dask(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match="a scheduler needs Dask: pip install distributed"):
         sweep(GRID, tmp_path / "grid.jsonl", backend="tcp://127.0.0.1:8786", progress=False)
+
+
+@pytest.mark.parametrize("error", [OSError(95, "Operation not supported"), NotImplementedError("no flock")])
+def test_a_disk_without_locks_is_found_out_before_training(tmp_path, monkeypatch, counted, record, error):
+    def acquire(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    where = re.escape(str(tmp_path / "grid.jsonl"))
+    with pytest.raises(OSError, match=f"{where} cannot be written .* whose disk has locks"):
+        sweep(GRID, tmp_path / "grid.jsonl", **DEVICE)
+    with pytest.raises(OSError, match=f"cannot write the store {where}"):
+        Store(tmp_path / "grid.jsonl").append(record)
+    assert not counted
+
+
+def test_a_cluster_whose_timeout_is_not_the_builtin_one(monkeypatch, tmp_path, capsys):
+    """As on Python 3.10."""
+    distributed = pytest.importorskip("distributed")
+    late = type("TimeoutError", (Exception,), {})
+
+    def as_completed(*args, **kwargs):
+        raise late
+
+    monkeypatch.setattr(distributed.client, "TimeoutError", late)
+    monkeypatch.setattr(distributed, "as_completed", as_completed)
+    client = types.SimpleNamespace(map=lambda *a, key: key, cancel=lambda keys: None, loop=None)
+    task = runner._Task(tmp_path / "grid.jsonl", torch.device("cpu"), float("inf"), False)
+    todo = {fingerprint(e.spec): e for e in GRID}
+    outcomes = runner._on_cluster(client, task, todo, Store(task.path))
+    assert [o.state for o in outcomes] == ["out of time"] * len(GRID)

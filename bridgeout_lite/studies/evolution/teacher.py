@@ -166,7 +166,11 @@ class TeacherExperiment(Experiment):
         x, y = x[self.samples :], y[self.samples :]
         alike = self.likeness(model)
         error = F.mse_loss(model(x).squeeze(1), y) / y.var()
-        return {"units": len(alike), "covered": (alike >= ALIKE).any(0).double().mean().item(), "error": error.item()}
+        return {
+            "units": len(alike),
+            "covered": (alike >= ALIKE).any(0).cpu().double().mean().item(),
+            "error": error.item(),
+        }
 
     def selection(self, parent: nn.Module) -> dict[str, list[float]] | None:
         """See :meth:`run`."""
@@ -175,7 +179,7 @@ class TeacherExperiment(Experiment):
             return None
         w = parent.get_parameter("0.weight")
         chance = {law: self.factor * cluster_probability(w, law=law) for law in LAWS}
-        order = filter_norms(w.detach().double()).argsort(descending=True)
+        order = filter_norms(w.detach().cpu().double()).argsort(descending=True)
         chance["magnitude"] = torch.zeros(len(w), dtype=torch.float64)
         chance["magnitude"][order[: round(chance["exp"].sum().item())]] = 1
         chance["random"] = chance["exp"].mean().expand(len(w))

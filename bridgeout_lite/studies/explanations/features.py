@@ -12,7 +12,7 @@ from sklearn.linear_model import lars_path_gram
 from torch import Tensor, nn
 
 from ...checks import check_positive
-from ...modules import capture_activations, evaluating
+from ...modules import capture_activations, doubled, evaluating
 
 Place = tuple[str, int]  # a layer's name and a channel in it
 
@@ -115,7 +115,7 @@ def lasso_paths(features: Tensor, labels: Tensor, classes: int) -> list[LassoPat
         raise ValueError(
             f"features must be (n, m) and labels (n,), got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
-    x = features.detach().double().cpu()
+    x = features.detach().cpu().double()
     if not bool(x.isfinite().all()):
         raise ValueError("the features hold values that are not finite: has the network diverged?")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -133,7 +133,7 @@ def lasso_paths(features: Tensor, labels: Tensor, classes: int) -> list[LassoPat
     gram = gram[alive][:, alive]
     paths = []
     for c in range(classes):
-        target = (labels == c).double().cpu()
+        target = (labels == c).cpu().double()
         with warnings.catch_warnings():  # near the end of the path columns can be as good as dependent
             warnings.simplefilter("ignore", ConvergenceWarning)
             _, _, knots = lars_path_gram(
@@ -159,8 +159,8 @@ def mu_lasso(features: Tensor, labels: Tensor, mu: float, classes: int) -> Tenso
 def explained_share(features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The share of each class's target variance that weights (m, classes) explain (classes,): 1 is all of it, 0 what a
     constant explains. Other arguments as in :func:`lasso_paths`."""
-    target = F.one_hot(labels, weights.shape[1]).double()
-    residual = (target - features.double() @ weights.double()).square().sum(0)
+    target = doubled(F.one_hot(labels, weights.shape[1]))
+    residual = (target - doubled(features) @ doubled(weights).to(target.device)).square().sum(0)
     return 1 - residual / (target - target.mean(0)).square().sum(0).clamp_min(1e-30)
 
 
