@@ -147,6 +147,33 @@ GALLERY = {
             (lambda s: s.update(train=442), "of its 442 rows 442 are for training"),
         ),
     ),
+    "Playground": Shown(
+        "widgets.Playground()",
+        [("q", "ArrowLeft", 5), ("50 steps", "Enter", 4)],
+        {"q": 0.5},
+        stops=(("method", "q"),),
+        live=("steps", "train_loss", "loss", "accuracy", "hoyer", "gini", "near_zero", "activations", "silent"),
+        refuses=(
+            (
+                "method",
+                "magic",
+                "one of none, Dropout, Sparseout, Bridgeout, Batch Bridgeout, L_q penalty; got 'magic'",
+            ),
+            ("p", 0.8, "p must be a number from 0.05 to 0.7"),
+            ("q", math.nan, "q must be a number from 0.5 to 3"),
+            ("strength", 0.5, "strength must be one of 1e-05, 3e-05"),
+            ("rate", 1.0, "rate must be one of 0.005"),
+            ("seed", 10, "seed must be a number from 0 to 9"),
+        ),
+        spoil=(
+            (lambda s: s.update(method="magic"), "there is no noise magic"),
+            (lambda s: s.update(train=1200), "of its 1200 images 1200 are for training"),
+            (lambda s: s.update(labels="0123"), "of its 4 images 800 are for training"),
+            (lambda s: s.update(labels=s["labels"] + "0"), "its images do not fit their labels"),
+            (lambda s: s.update(stored={}), "its stored run is missing"),
+            (lambda s: s["stored"].pop("gini"), "its stored run is missing"),
+        ),
+    ),
     "BridgeGeometry": Shown(
         "widgets.BridgeGeometry()",
         [("q", "ArrowLeft", 30)],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .headline import Headline
     from .learn import LearnWhileYouDrag
     from .noise_penalty import NoisePenalty
+    from .playground import Playground
     from .pruning_explorer import PruningExplorer
 
 _HOME = {
@@ -19,6 +20,7 @@ _HOME = {
     "Headline": "headline",
     "LearnWhileYouDrag": "learn",
     "NoisePenalty": "noise_penalty",
+    "Playground": "playground",
     "PruningExplorer": "pruning_explorer",
 }
 __all__ = [*_HOME]

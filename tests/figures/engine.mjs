@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import * as layers from "../../bridgeout_lite/widgets/engine/layers.js";
 import { Machine } from "../../bridgeout_lite/widgets/engine/machine.js";
 import * as network from "../../bridgeout_lite/widgets/engine/network.js";
+import { Trainer, sparsity } from "../../bridgeout_lite/widgets/engine/trainer.js";
 import { uniforms } from "../../bridgeout_lite/widgets/maths.js";
 
 const again = (seed) => { const next = uniforms(seed); return () => next(); };
@@ -149,6 +150,15 @@ const commands = {
     kinds.push(new Machine().kind);
     return kinds;
   },
+
+  /** What a trainer reports after some steps, and the weights that it speaks of. */
+  report({ pixels, labels, train, seed, steps, settings }) {
+    const made = new Trainer({ pixels: Uint8Array.from(pixels), labels: Uint8Array.from(labels), train, seed });
+    for (let k = 0; k < steps; k++) made.step(settings);
+    return { ...made.report(), weights: made.weights.map(({ data }) => Array.from(data)) };
+  },
+
+  sparsity: ({ arrays }) => sparsity(arrays),
 
   refused({ plan, shape }) {
     try {

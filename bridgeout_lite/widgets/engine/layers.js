@@ -52,6 +52,10 @@ export class Dense {
     }
     const bias = this.bias.value.data, out = y.data;
     for (let r = 0; r < n * rows; r++) out.set(bias, r * outputs);
+    if (used?.each && rows === 1) {
+      for (let image = 0; image < n; image++) this.alone(image);
+      return y;
+    }
     for (const [image, images, mask] of this.groups(n)) {
       if (used) perturb(value.data, this.reach.data, this.mask, mask, noisy.data, value.size, used.p);
       const w = (used ? noisy : value).matrix(outputs), first = image * rows;
@@ -65,6 +69,10 @@ export class Dense {
     const up = dy.data, bias = this.bias.gradient.data.fill(0), groups = this.groups(n);
     for (let r = 0, at = 0; r < n * rows; r++) for (let j = 0; j < outputs; j++) bias[j] += up[at++];
     if (used) gradient.data.fill(0);
+    if (used?.each && rows === 1) {
+      for (let image = 0; image < n; image++) this.back(image, up);
+      return dx;
+    }
     for (const [image, images, mask] of groups) {
       const first = image * rows, dyHere = dy.matrix(outputs, first * outputs), xHere = x.turned(inputs, first * inputs);
       machine.multiply(xHere, dyHere, (used ? through : gradient).matrix(outputs), inputs, outputs, images * rows);
@@ -76,6 +84,33 @@ export class Dense {
       machine.multiply(dyHere, turned.matrix(inputs), dx.matrix(inputs, first * inputs), images * rows, inputs, outputs);
     }
     return dx;
+  }
+
+  /** One row with a mask of its own is no product of matrices: the noisy weights are used as they arise. */
+  alone(image) {
+    const { inputs, outputs, mask, used: { p } } = this, kept = p / (1 - p), size = inputs * outputs;
+    const x = this.x.data, y = this.y.data, w = this.weight.value.data, reach = this.reach.data;
+    for (let i = 0; i < inputs; i++) {
+      const factor = x[image * inputs + i], at = i * outputs, from = image * size + at, to = image * outputs;
+      if (factor === 0) continue;
+      for (let j = 0; j < outputs; j++) y[to + j] += factor * (w[at + j] + reach[at + j] * (mask[from + j] ? kept : -1));
+    }
+  }
+
+  back(image, up) {
+    const { inputs, outputs, mask, used: { p } } = this, kept = p / (1 - p), size = inputs * outputs;
+    const x = this.x.data, dx = this.dx.data, w = this.weight.value.data, reach = this.reach.data;
+    const slope = this.slope.data, gradient = this.weight.gradient.data;
+    for (let i = 0; i < inputs; i++) {
+      const factor = x[image * inputs + i], at = i * outputs, from = image * size + at, to = image * outputs;
+      let sum = 0;
+      for (let j = 0; j < outputs; j++) {
+        const xi = mask[from + j] ? kept : -1, g = up[to + j];
+        sum += g * (w[at + j] + reach[at + j] * xi);
+        gradient[at + j] += factor * g * (1 + slope[at + j] * xi);
+      }
+      dx[image * inputs + i] = sum;
+    }
   }
 }
 
@@ -258,8 +293,15 @@ export class BatchNorm extends Simple {
       if (rows < 2) throw new Error("BatchNorm in training needs more than one value per channel");
       mean.fill(0);
       variance.fill(0);
-      for (let i = 0; i < size;) for (let c = 0; c < channels; c++) mean[c] += from[i++] / rows;
-      for (let i = 0; i < size;) for (let c = 0; c < channels; c++) variance[c] += (from[i++] - mean[c]) ** 2 / rows;
+      for (let i = 0; i < size;) for (let c = 0; c < channels; c++) mean[c] += from[i++];
+      for (let c = 0; c < channels; c++) mean[c] /= rows;
+      for (let i = 0; i < size;) {
+        for (let c = 0; c < channels; c++) {
+          const away = from[i++] - mean[c];
+          variance[c] += away * away;
+        }
+      }
+      for (let c = 0; c < channels; c++) variance[c] /= rows;
       const share = this.momentum ?? 1 / ++this.batches;
       for (let c = 0; c < channels; c++) {
         runningMean[c] += share * (mean[c] - runningMean[c]);
