@@ -161,7 +161,6 @@ GALLERY = {
             ),
             ("p", 0.8, "p must be a number from 0.05 to 0.7"),
             ("q", math.nan, "q must be a number from 0.5 to 3"),
-            ("strength", 0.5, "strength must be one of 1e-05, 3e-05"),
             ("rate", 1.0, "rate must be one of 0.005"),
             ("seed", 10, "seed must be a number from 0 to 9"),
         ),

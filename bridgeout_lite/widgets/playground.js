@@ -4,6 +4,7 @@ export const PENALTY = "L_q penalty", NONE = "none";
 const CURVES = ["steps", "train_loss", "loss", "accuracy", "hoyer", "gini", "near_zero", "activations"];
 const KEPT = 300; // points of a curve; of more, every second one goes
 const LEVELS = 8; // shades of a tile
+const CURVATURE = 0.01; // what stands for the curvature of the loss in the strength of the penalty
 const LAYERS = ["first convolution", "second convolution", "hidden layer"];
 const ADDRESS = "playground"; // the first word of the address's state
 
@@ -34,6 +35,12 @@ export function fromAddress(hash, controls) {
 
 /** The same the other way. */
 export const toAddress = (values) => `#${ADDRESS}&${new URLSearchParams(values)}`;
+
+/** Of the explicit penalty: half of p/(1-p), as the noise has it, times the curvature. */
+export const strength = (p) => (CURVATURE * p) / (1 - p) / 2;
+
+/** The |w| at which the standard deviation of the noise is as large as the weight; NaN where there is none. */
+export const level = (method, p, q) => (method.endsWith("Bridgeout") && q !== 2 ? (p / (1 - p)) ** (1 / (2 - q)) : NaN);
 
 /** Add a report to a history of curves; keep it short. */
 export function remember(history, report) {
@@ -113,7 +120,7 @@ export function unitSquares(active) {
 
 export default figure((fig) => {
   const { model } = fig, get = (key) => model.get(key), controls = get("controls"), keys = Object.keys(controls);
-  for (const key of ["p", "q", "strength", "rate", "seed"]) need(Number.isFinite(get(key)), `${key} is not a number`);
+  for (const key of ["p", "q", "rate", "seed"]) need(Number.isFinite(get(key)), `${key} is not a number`);
   need(controls.method.options.includes(get("method")), `there is no noise ${get("method")}`);
   const stored = get("stored"), labels = Uint8Array.from(get("labels") ?? "", Number), train = get("train");
   need(stored?.steps?.length > 1 && CURVES.every((name) => stored[name]?.length === stored.steps.length), "its stored run is missing");
@@ -122,7 +129,7 @@ export default figure((fig) => {
   const pixels = unpack(get("pixels"), labels.length);
   const alone = !model.send; // no kernel behind it: the address is the page's own
   if (alone) for (const [key, value] of Object.entries(fromAddress(location.hash, controls))) model.set(key, value);
-  const settings = () => ({ method: get("method"), p: get("p"), q: get("q"), strength: get("strength"), rate: get("rate") });
+  const settings = () => ({ method: get("method"), p: get("p"), q: get("q"), rate: get("rate"), strength: strength(get("p")) });
 
   // --- panels
   const losses = fig.panel({
@@ -142,6 +149,7 @@ export default figure((fig) => {
     description: "Histogram of the magnitudes of the weights; outlined: the run that it is compared with",
   });
   const bars = stored.histogram.map(() => sizes.box("blue")), outline = sizes.line("ink");
+  const drown = sizes.segment("red"), drowned = sizes.word("word", "start");
   const filters = tiles(fig, "Filters of both convolutions", "Every filter as a small picture: orange weights are positive, blue ones negative, pale ones near zero");
   const units = tiles(fig, "Units, and which are silent", "Every filter and hidden unit as a square: the more colour, the more often it is above zero; crossed out: silent on all held-out images");
 
@@ -216,15 +224,14 @@ export default figure((fig) => {
   });
   fig.controls();
   const caption = () => {
-    const { method, p, q, strength } = settings(), onP = [method !== NONE && method !== PENALTY && `p ${show(p)}`];
-    return [method === NONE ? "no noise" : method, ...onP, ![NONE, "Dropout"].includes(method) && `q ${show(q)}`,
-      method === PENALTY && `λ ${show(strength)}`].filter(Boolean).join(", ");
+    const { method, p, q } = settings();
+    return [method === NONE ? "no noise" : method, method !== NONE && `p ${show(p)}`,
+      ![NONE, "Dropout"].includes(method) && `q ${show(q)}`].filter(Boolean).join(", ");
   };
   const enable = () => {
     const { method } = settings(), on = (key, value) => { fig.rows.querySelector(`[name="${key}"]`).disabled = !value; };
-    on("p", method !== NONE && method !== PENALTY);
+    on("p", method !== NONE);
     on("q", method !== NONE && method !== "Dropout");
-    on("strength", method === PENALTY);
   };
   let first = true;
   fig.follow(keys.filter((key) => key !== "seed"), () => {
@@ -283,6 +290,9 @@ export default figure((fig) => {
     const edges = kept.histogram.flatMap((_, k) => [k, k + 1].map((e) => (e * 0.6) / bars.length));
     outline.set(live ? edges : [], kept.histogram.flatMap((share) => [100 * share, 100 * share]));
     sizes.limits([0, 0.6], [0, Math.max(...now.histogram, ...kept.histogram) > 0.38 ? 100 : 40]);
+    const { method, p, q } = settings(), mark = level(method, p, q), high = sizes.ylim[1], inside = mark <= 0.6;
+    drown.set(inside ? mark : -1, 0, inside ? mark : -1, high);
+    drowned.set(inside ? mark + 0.01 : 0.3, 0.93 * high, !Number.isFinite(mark) ? "" : inside ? "noise = |w|" : `noise = |w| at ${show(mark, 2)}`);
     filters(filterSquares(now.filters, scales), "orange: positive; blue: negative; pale: near zero");
     const silent = now.active.flat().filter((share) => share === 0).length;
     units(unitSquares(now.active), `more colour: more often on; crossed out: silent (${silent})`);
@@ -290,10 +300,10 @@ export default figure((fig) => {
   }
 
   function tell(live, now, silent) {
-    const { method, p, strength } = settings(), value = (key) => (live ? end(history[key]) : end(stored[key]));
+    const { method, p, q } = settings(), value = (key) => (live ? end(history[key]) : end(stored[key]));
     toggle.textContent = wanted ? "Pause" : "Train";
     toggle.setAttribute("aria-pressed", String(wanted));
-    const amount = method === NONE ? 0 : method === PENALTY ? strength : p / (1 - p);
+    const amount = method === NONE ? 0 : method === PENALTY ? strength(p) : p / (1 - p), mark = level(method, p, q);
     const which = live ? `trained here, ${caption()}` : `stored run (PyTorch, when the page was built): ${storedName}`;
     fig.say(
       {
@@ -310,9 +320,10 @@ export default figure((fig) => {
         activations: ["Hoyer of hidden activations", value("activations")],
         silent: ["silent units", String(silent)],
         speed: ["images per second", speed > 0 ? `${show(speed, 2)} (${kind})` : "none yet"],
-        amount: [method === PENALTY ? "λ" : "noise variance / |x|^q", amount],
+        amount: ["noise variance / |x|^q, or λ of the penalty", amount],
+        level: ["noise equals weight at |w|", Number.isNaN(mark) ? "none" : mark],
       },
-      `${which}. ` + (wanted ? "Training runs. " : "Training is paused. ") +
+      `${live ? "" : `Set: ${caption()}. Shown: `}${which}. ` + (wanted ? "Training runs. " : "Training is paused. ") +
         (wanted ? "" : `After ${value("steps")} steps held-out accuracy is ${show(100 * value("accuracy"))} %, Hoyer of the weights ` +
           `${show(value("hoyer"))}, and ${silent} units are silent.`),
     );

@@ -20,8 +20,9 @@ from ..noise import bridgeout, sparseout
 from .base import Figure, checked, script, uniforms
 
 METHODS = ("none", "Dropout", "Sparseout", "Bridgeout", "Batch Bridgeout", "L_q penalty")
-STRENGTHS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RATES = (0.005, 0.01, 0.02, 0.05)
+CURVATURE = 0.01
+"""What stands for the curvature of the loss in the strength of the explicit penalty."""
 TRAIN, HELD_OUT = 800, 400
 """Images to train on and images held out, of the 1,797 digits."""
 STEPS, EVERY = 200, 10
@@ -125,9 +126,7 @@ class Network:
 
 
 @functools.lru_cache(16)
-def trained(
-    method: str, p: float, q: float, strength: float, rate: float, seed: int, steps: int = STEPS
-) -> list[dict[str, Any]]:
+def trained(method: str, p: float, q: float, rate: float, seed: int, steps: int = STEPS) -> list[dict[str, Any]]:
     """Reports of a run in torch, one every ``EVERY`` steps from the first weights on."""
     pixels, labels = digits()
     x, y = torch.tensor(pixels).view(-1, 1, 8, 8) / 15, torch.tensor(labels).long()
@@ -142,10 +141,15 @@ def trained(
         if method == METHODS[-1]:
             with torch.no_grad():
                 for w in net.weights[:3]:
-                    shrink(w, rate * strength, q)
+                    shrink(w, rate * strength(p), q)
         if step % EVERY == 0:
             reports.append({"steps": step, **net.report(x, y)})
     return reports
+
+
+def strength(p: float) -> float:
+    """Of the explicit penalty: half of p/(1-p), as the noise has it, times ``CURVATURE``."""
+    return CURVATURE * p / (1 - p) / 2
 
 
 def shrink(w: Tensor, amount: float, q: float) -> None:
@@ -159,12 +163,13 @@ class Playground(Figure):
 
     The noise acts on the weights of the three hidden layers ("Bridgeout": every image its own mask; "Batch Bridgeout":
     one mask for the batch), or on their outputs ("Sparseout", and "Dropout", which is Sparseout at q = 2). "L_q
-    penalty" adds :math:`\lambda\sum|w|^q` over those weights instead, by a step that stops at zero. Before the reader
-    presses Train the figure shows a stored run of ``STEPS`` steps at the starting values, computed in torch.
+    penalty" adds :math:`\lambda\sum|w|^q` over those weights instead, by a step that stops at zero, with
+    :math:`\lambda = 0.01\cdot\tfrac12\tfrac p{1-p}`. Before the reader presses Train the figure shows a stored run of
+    ``STEPS`` steps at the starting values, computed in torch.
 
     Args:
-        method: one of ``METHODS``. p: 0.05 to 0.7. q: 0.5 to 3. strength: lambda, one of ``STRENGTHS``. rate: the step
-            size, one of ``RATES``. seed: 0 to 9, of weights, batches and masks.
+        method: one of ``METHODS``. p: 0.05 to 0.7. q: 0.5 to 3. rate: the step size, one of ``RATES``. seed: 0 to 9,
+            of weights, batches and masks.
 
     Raises:
         ValueError: a control outside these ranges.
@@ -174,7 +179,6 @@ class Playground(Figure):
     method = traitlets.Unicode().tag(sync=True)
     p = traitlets.Float().tag(sync=True)
     q = traitlets.Float().tag(sync=True)
-    strength = traitlets.Float().tag(sync=True)
     rate = traitlets.Float().tag(sync=True)
     seed = traitlets.Int().tag(sync=True)
     title = traitlets.Unicode("Noise playground: a network that trains in this page").tag(sync=True)
@@ -187,7 +191,6 @@ class Playground(Figure):
             "method": {"label": "noise, or penalty", "value": METHODS[4], "options": METHODS},
             "p": {"label": "p, share dropped", "value": 0.2, "min": 0.05, "max": 0.7, "step": 0.05},
             "q": {"label": "q, exponent", "value": 1.0, "min": 0.5, "max": 3.0, "step": 0.1},
-            "strength": {"label": "λ of the penalty", "value": 1e-3, "values": STRENGTHS},
             "rate": {"label": "step size", "value": 0.02, "values": RATES},
             "seed": {"label": "seed", "value": 0, "min": 0, "max": 9, "step": 1},
         }
@@ -207,14 +210,19 @@ class Playground(Figure):
         data = {"labels": "".join(map(str, labels)), "pixels": (flat[::2] << 4 | flat[1::2]).tobytes()}
         super().__init__(**data | {"stored": stored} | values)
 
-    _check = checked("method", "p", "q", "strength", "rate", "seed")
+    _check = checked("method", "p", "q", "rate", "seed")
 
     def numbers(self) -> dict[str, float]:
-        """The part of the readout that the controls decide: the variance of the noise over |x|^q, p/(1-p), or the
-        strength of the penalty. Training adds its own numbers."""
+        """The part of the readout that the controls decide: p/(1-p), the variance of the noise over |x|^q, or the
+        strength of the penalty; for noise on weights the :math:`|w| = (p/(1-p))^{1/(2-q)}` where its standard deviation
+        is as large as the weight (there is none at q = 2). Training adds its own numbers."""
+        odds = self.p / (1 - self.p)
         if self.method == METHODS[-1]:
-            return {"amount": self.strength}
-        return {"amount": 0.0 if self.method == METHODS[0] else self.p / (1 - self.p)}
+            return {"amount": strength(self.p)}
+        numbers = {"amount": 0.0 if self.method == METHODS[0] else odds}
+        if "Bridgeout" in self.method and self.q != 2:
+            numbers["level"] = odds ** (1 / (2 - self.q))
+        return numbers
 
     def picture(self) -> Picture:
         values = {name: getattr(self, name) for name in self.controls}
