@@ -19,7 +19,7 @@ from bridgeout_lite import pruning
 from bridgeout_lite.tv_compat import import_torchvision
 
 PAGE = Path(__file__).parents[2] / "book" / "zoo.md"
-COLUMNS = ("model", "Sparseout", "Bridgeout", "masks", "removed = silenced", "recalibrated", "exported")
+COLUMNS = ("model", "Sparseout", "Bridgeout", "masks", "removed", "BatchNorm", "export")
 TOLERANCE = 1e-4  # of the largest output
 
 HEAD = """# Other people's models
@@ -37,13 +37,13 @@ Bridgeout
 masks
 : `bl.pruning.prune(model, 0.3)`.
 
-removed = silenced
+removed
 : `remove_filters(model, 0.3, x)` computes what `prune(..., silence=True)` does, to 1e-4 of the largest output.
 
-recalibrated
+BatchNorm
 : `recalibrate_batchnorm`; refused where there is no BatchNorm.
 
-exported
+export
 : `torch.export` in evaluation mode with Sparseout attached, the same output.
 
 This page is written by `make zoo ZOO=write`.
