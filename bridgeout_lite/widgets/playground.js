@@ -320,7 +320,7 @@ export default figure((fig) => {
         activations: ["Hoyer of hidden activations", value("activations")],
         silent: ["silent units", String(silent)],
         speed: ["images per second", speed > 0 ? `${show(speed, 2)} (${kind})` : "none yet"],
-        amount: ["noise variance / |x|^q, or λ of the penalty", amount],
+        amount: ["p/(1−p), or λ", amount],
         level: ["noise equals weight at |w|", Number.isNaN(mark) ? "none" : mark],
       },
       `${live ? "" : `Set: ${caption()}. Shown: `}${which}. ` + (wanted ? "Training runs. " : "Training is paused. ") +
