@@ -199,7 +199,7 @@ def test_figures_weigh_little(name):
 
 
 # These act on the steps that learning will take, and here it rests.
-LATER = {("LearnWhileYouDrag", "rate"), ("LearnWhileYouDrag", "seed")}
+LATER = {(figure, key) for figure in ("LearnWhileYouDrag", "Playground") for key in ("rate", "seed")}
 
 
 def readout(section):
