@@ -8,7 +8,7 @@ as many classifiers. The network is trained on few images, where without a regul
   for each image: its expectation, the penalty, stays, and the variance of its gradient, all else that noise does, goes
   down with their number.
 * "penalty": no noise; to the loss is added what theory gives for that p and q, to second order, curvature included.
-* "sum": no noise; to the loss is added ``strength`` times the sum of |x|^q over the features, averaged over images.
+* "sum": no noise; to the loss is added ``strength`` times the sum of ``|x|^q`` over the features, averaged over images.
 
 Source of the separation: Wei, Kakade and Ma 2020, arXiv:2002.12915.
 """
@@ -195,7 +195,7 @@ class FeaturePenalty(Regulariser):
 
     Args:
         q: the exponent. p: of the noise whose penalty it is (:func:`bridgeout_lite.theory.lq_penalty`). strength: of
-            the plain sum of |x|^q. One of the two is above 0.
+            the plain sum of ``|x|^q``. One of the two is above 0.
     """
 
     def __init__(self, q: float, *, p: float = 0.0, strength: float = 0.0) -> None:
@@ -228,7 +228,7 @@ class FeaturePenalty(Regulariser):
 
 
 def power(x: Tensor, q: float) -> Tensor:
-    """|x|^q, with slope 0 at 0: what is 0 stays 0."""
+    """``|x|^q``, with slope 0 at 0: what is 0 stays 0."""
     zero = x == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x.abs()).pow(q))
 

@@ -4,12 +4,12 @@ The network, the images and the training are those of the study of mechanisms on
 weights of all 3x3 convolutions.
 
 * "noise": Batch Bridgeout. With ``draws`` > 1 each step takes the mean loss over that many independent masks.
-* "penalty": the second-order penalty of that noise, p/(1-p) times half the sum of |w|^q times the curvature of the
+* "penalty": the second-order penalty of that noise, p/(1-p) times half the sum of ``|w|^q`` times the curvature of the
   loss in w. The curvature is the diagonal of the Fisher matrix, a running mean estimated from labels drawn from the
   network's own answers, and is held constant in the gradient.
-* "sum": ``strength`` times the sum of |w|^q.
+* "sum": ``strength`` times the sum of ``|w|^q``.
 * "factors": each weight is the product of 2/q factors, and ``strength`` times the sum of their squares is added: at its
-  minimum over all ways to write w as such a product that is 2/q times the sum of |w|^q (q = 1 or 2/3; Kolb et al.
+  minimum over all ways to write w as such a product that is 2/q times the sum of ``|w|^q`` (q = 1 or 2/3; Kolb et al.
   2025, arXiv:2502.02496).
 """
 
@@ -142,7 +142,7 @@ class Answers(nn.Module):
 
 
 class SumPenalty(Regulariser):
-    """``strength`` times the sum of |w|^q over the weights of the 3x3 convolutions."""
+    """``strength`` times the sum of ``|w|^q`` over the weights of the 3x3 convolutions."""
 
     def __init__(self, strength: float, q: float) -> None:
         self.strength, self.q = strength, q

@@ -17,7 +17,7 @@ class Trainer:
     """Trains the experiment of a recorded grid with another p, q or seed, in this process.
 
     Args:
-        records: as for :func:`~.tables.grid`.
+        records: as for :func:`bridgeout_lite.studies.activations.tables.grid`.
         images: the data set of the records, if it is loaded already; else it is loaded when it is needed.
     """
 
@@ -32,7 +32,8 @@ class Trainer:
         self.images = images if images and images.checksum == self.checksum else None
 
     def __call__(self, p: float, q: float, seed: int, tell: Callable[[float, str], None]) -> pd.DataFrame:
-        """The rows of the new run, as :func:`~.tables.grid` has them. ``tell`` is given the progress: share, words.
+        """The rows of the new run, as :func:`bridgeout_lite.studies.activations.tables.grid` has them.
+        ``tell`` is given the progress: share, words.
 
         Raises:
             DataError: the recorded data set is not here.
