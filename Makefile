@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 # The chapters that `make run` runs: numbers, or `stale`; all of them if it is empty.
 CHAPTERS ?=
-SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js bridgeout_lite/widgets/engine/*.js tests/figures/*.mjs) book/static/figures.js
+SCRIPTS = $(wildcard bridgeout_lite/widgets/*.js bridgeout_lite/widgets/engine/*.js tests/figures/*.mjs) book/static/figures.js book/static/ledger.js
 
 export TQDM_DISABLE = 1
 export PYTHONUTF8 = 1

@@ -19,7 +19,7 @@ import torch
 from packaging.requirements import Requirement
 
 from .data import IMAGE_SETS, data_folder, load_images
-from .ledger import ledger_page, ledger_table, state
+from .ledger import check_claim, ledger_page, ledger_table, state
 from .models import MODELS
 from .notebook import data_state, results
 from .runs import tables
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--csv", action="store_true", help="print comma-separated values")
     results.add_argument("--diff", action="store_true", help="compare two stores; the status is 1 if they differ")
     results.set_defaults(run=_results)
+
+    check = commands.add_parser("check", help="compute one row of the ledger again from the records")
+    check.add_argument("claim", metavar="NAME", help="the end of the row's permanent link")
+    check.add_argument("--rerun", action="store_true", help="repeat the cheapest run behind it, in a scratch store")
+    check.set_defaults(run=_check)
 
     report = commands.add_parser("report", help="write the ledger and the overview figure from results/")
     report.add_argument("--check", action="store_true", help="only say whether the page is up to date")
@@ -258,6 +263,12 @@ def _compare(arguments: argparse.Namespace, stores: list[Store]) -> int:
     if len(metrics):
         print(tables.as_text(metrics.rename(columns={"largest": "largest relative difference"})))
     return int(bool(only_a or only_b or len(metrics)))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    for line in check_claim(arguments.claim, rerun=arguments.rerun, run=run_sweep):
+        print(line, flush=True)
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -31,8 +31,9 @@ class Gap(NamedTuple):
         return self.high < 0
 
     def __mul__(self, factor: float) -> "Gap":  # type: ignore[override]
-        """In another unit, such as percent."""
-        return Gap(self.mean * factor, self.low * factor, self.high * factor, self.n)
+        """In another unit, such as percent; with its sign turned for a negative factor."""
+        low, high = sorted((self.low * factor, self.high * factor))
+        return Gap(self.mean * factor, low, high, self.n)
 
     def __format__(self, spec: str) -> str:
         return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
@@ -131,6 +132,15 @@ def pooled(rows: pd.DataFrame, value: str, by: str, against: Any) -> pd.DataFram
         mean = float(gap.mean()) if len(gap) else math.nan
         lines.append({by: level, "mean": mean, "low": mean - half, "high": mean + half, "n": len(gap)})
     return pd.DataFrame(lines).assign(degrees=degrees)
+
+
+def pooled_gap(rows: pd.DataFrame, value: str, by: str, a: Any, b: Any) -> Gap:
+    """:func:`pooled` for one pair: the level a minus the level b, with the spread of all levels; unknown without rows
+    of one of them."""
+    if not {a, b} <= set(rows[by]):
+        return UNKNOWN
+    row = pooled(rows, value, by, b).set_index(by).loc[a]
+    return Gap(float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]))
 
 
 def summarise(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:

@@ -10,9 +10,26 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pandas as pd
+
 from ..runs.records import Record
+from ..stats import pooled_gap
 from .adaptive import Adaptive
-from .base import Study
+from .base import (
+    LEAST_SEEDS,
+    NO_NUMBER,
+    PUBLISHED,
+    QUESTION,
+    Claim,
+    Finding,
+    Judge,
+    Regime,
+    Section,
+    Study,
+    count_sides,
+    judged,
+    list_gaps,
+)
 from .images import PLACES, Experiment
 from .measures import layers_frame
 from .mechanisms import LADDERS, RECIPE, tuned_decay
@@ -65,4 +82,103 @@ def next_runs(records: Iterable[Record], decay: float | None = None) -> list[Exp
     return search_then(ladders.values(), repeats, records)
 
 
-STUDY = Study("activations-few", {"activations-few": Adaptive(next_runs)}, table=layers_frame)
+# --- the table and the claims -----------------------------------------------------------------------------------------
+
+
+def few_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run and layer of the strengths that were run with at least ``LEAST_SEEDS`` seeds: the columns of
+    :func:`bridgeout_lite.studies.measures.layers_frame`, place, matched, and {train, valid, test}_accuracy (%)."""
+    frames = []
+    for record in records:
+        spec, metrics = record.spec, record.metrics
+        if "layers" in metrics and all(spec.get(k) == v for k, v in COMMON.items() if k != "measures"):
+            own = {"place": spec.get("place", "all"), "matched": spec.get("matched", False)}
+            own |= {f"{split}_accuracy": metrics[f"{split}_accuracy"] for split in ("train", "valid", "test")}
+            frames.append(layers_frame([record]).assign(**own))
+    if not frames:
+        return pd.DataFrame()
+    rows = pd.concat(frames, ignore_index=True)
+    dial = ["method", "place", "matched", "q", "p"]
+    return rows[rows.groupby(dial)["seed"].transform("nunique") >= LEAST_SEEDS]
+
+
+def _regime(rows: pd.DataFrame) -> Regime | None:
+    plain = rows[rows["method"] == "none"]
+    return Regime(plain["train_accuracy"].mean(), plain["test_accuracy"].mean()) if len(plain) else None
+
+
+def _sparser(place: str, matched: bool) -> Judge:
+    """Is Hoyer's measure of the noisy layers higher than Dropout's at q = 1 and lower at q = 3?"""
+
+    def find(rows: pd.DataFrame) -> Finding:
+        some = rows[(rows["method"] != "none") & (rows["place"] == place)]
+        some = some[(some["matched"] == matched) | (some["q"] == 2)]
+        if place == "last":
+            some = some[some["layer"] == some["layer"].iloc[-1]] if len(some) else some
+        gaps = {f"q={q:g}": pooled_gap(some, "hoyer", "q", q, 2.0) for q in (1.0, 3.0)}
+        sparser = {"q=1": gaps["q=1"], "q=3, with its sign turned": gaps["q=3"] * -1}
+        powers = some.groupby("q")["noise_power"].mean()
+        return judged(
+            sparser,
+            f"Hoyer minus Dropout's: {list_gaps(gaps, '+.3f', seeds=True)}",
+            f"{count_sides(sparser, 1)}; noise power over the signal's: "
+            + ", ".join(f"q={q:g} {power:.2f}" for q, power in powers.items()),
+            matters=0.01,
+            unit="of Hoyer's measure",
+            spec="+.3f",
+            regime=_regime(rows),
+        )
+
+    return find
+
+
+def _denser_is_better(rows: pd.DataFrame) -> Finding:
+    """Is the best q above 2 better in test accuracy than the best below, in both places?"""
+    gaps = {}
+    for place in PLACES:
+        some = rows[(rows["method"] != "none") & (rows["place"] == place) & ~rows["matched"]]
+        valid = some.groupby("q")["valid_accuracy"].mean()
+        if set(EXPONENTS) <= set(valid.index):
+            dense, sparse = valid[valid.index > 2].idxmax(), valid[valid.index < 2].idxmax()
+            name = f"{place}, q={dense:g} minus q={sparse:g}:"
+            gaps[name] = pooled_gap(some, "test_accuracy", "q", dense, sparse)
+    said = f"test accuracy, points: {list_gaps(gaps, '+.2f', seeds=True)}"
+    how = "p of each q and the q of each side were chosen on validation"
+    return judged(gaps, said, how, matters=0.5, spec="+.2f", regime=_regime(rows))
+
+
+_SCALE = (
+    "a ReLU network of six convolutions, 16 to 32 channels, 2,500 images of CIFAR-10, 30 epochs, weight decay tuned"
+)
+
+SECTION = Section(
+    "Sparseout where a network overfits",
+    "Few images, learned by heart without a regulariser; p is chosen for each q on validation images.",
+    tuple(
+        Claim(claim, source, NO_NUMBER, _SCALE, "`bridgeout sweep activations-few`", find, few_frame, kind, name)
+        for name, claim, source, kind, find in (
+            *(
+                (
+                    f"few-images-activations-{place}{'-matched' * matched}",
+                    "Activations are sparser than Dropout's for q < 2 and denser for q > 2: few images, noise "
+                    + ("behind every nonlinearity" if place == "all" else "on the last features")
+                    + ", at equal noise power" * matched,
+                    "asked by this book" if matched else "Khan & Stavness 2019, README of the released code",
+                    QUESTION if matched else PUBLISHED,
+                    _sparser(place, matched),
+                )
+                for place in PLACES
+                for matched in (False, True)
+            ),
+            (
+                "few-images-denser-is-better",
+                "Image classification prefers denser activations (q > 2 over q < 2): few images",
+                "Khan & Stavness 2019, abstract",
+                PUBLISHED,
+                _denser_is_better,
+            ),
+        )
+    ),
+)
+
+STUDY = Study("activations-few", {"activations-few": Adaptive(next_runs)}, (SECTION,), table=few_frame)

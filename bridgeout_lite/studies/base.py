@@ -7,13 +7,22 @@ from typing import Any
 
 import pandas as pd
 
+from ..checks import check_choice
 from ..runs.records import Record, Store, find_store
 from ..stats import Gap
 
-VERDICTS = ("reproduced", "reproduced in direction", "not reproduced", "not run")
+VERDICTS = ("holds", "holds in direction", "undecided", "contradicted", "not run")
+HOLDS, DIRECTION, UNDECIDED, CONTRADICTED, NOT_RUN = VERDICTS
+
+KINDS = ("published claim", "mathematics", "question of this book")
+PUBLISHED, MATHEMATICS, QUESTION = KINDS
 
 # No verdict on fewer.
 LEAST_SEEDS = 3
+
+# A network overfits if its training accuracy is this many points above its test accuracy. Where it does not, a
+# regulariser can only cost, and nothing is decided about it.
+OVERFITS = 4.0
 
 # What claims without a published number say for it, and mathematical claims for their scale.
 NO_NUMBER = "no number known to us"
@@ -22,13 +31,22 @@ THEORY = "none: the claim is mathematical"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What we measured for a claim: ``ours`` (with interval and n), one of ``VERDICTS``, the reason, and the difference
-    in scale where that depends on the records."""
+    """What we measured for a claim.
+
+    Attributes:
+        ours: all that was measured, with intervals. verdict: one of ``VERDICTS``. reason: why.
+        scale: of the networks that were run, where that depends on the records.
+        short: ``ours`` in a few words, for the table; empty where ``ours`` is short. n: seeds; 0 where there is no
+            chance in it. smallest: the smallest effect that so many seeds could show, in words.
+    """
 
     ours: str
     verdict: str
     reason: str
     scale: str | None = None
+    short: str = ""
+    n: int = 0
+    smallest: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -38,8 +56,25 @@ class Finding:
 Table = Callable[[Iterable[Record]], pd.DataFrame]
 Judge = Callable[[pd.DataFrame], Finding]
 
-DIRECTION = VERDICTS[1]
-TOO_FEW = Finding("-", "not run", f"fewer than {LEAST_SEEDS} seeds recorded")
+TOO_FEW = Finding("-", NOT_RUN, f"fewer than {LEAST_SEEDS} seeds recorded")
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """Training and test accuracy (%) of the network without the method, or another pair of scores of which the first
+    is the better one where it overfits; ``words`` if they are no accuracies."""
+
+    train: float
+    test: float
+    words: str = ""
+
+    @property
+    def overfits(self) -> bool:
+        """Whether there is something for a regulariser to do."""
+        return self.train - self.test >= OVERFITS
+
+    def __str__(self) -> str:
+        return self.words or f"without the method {self.train:.1f} % training and {self.test:.1f} % test accuracy"
 
 
 def judged(
@@ -49,21 +84,63 @@ def judged(
     *,
     sign: int = 1,
     least: float = 0.0,
+    matters: float = 0.0,
+    within: float | None = None,
     exact: bool = False,
     scale: str | None = None,
+    unit: str = "points",
+    spec: str = "+.1f",
+    regime: Regime | None = None,
+    weak: str = "",
 ) -> Finding:
     """What is found of a claim that every one of these differences lies on one side.
+
+    It holds if all of them do, with their whole interval; it is contradicted if one does not, with its whole interval;
+    else it is undecided, and it always is where the test could not have decided it.
 
     Args:
         gaps: by what they are of; without any, or with one of fewer than ``LEAST_SEEDS`` seeds, the claim is not run.
         ours, reason, scale: of the :class:`Finding`.
-        sign: 1 if the whole interval is to lie above ``least``, -1 if below.
-        exact: whether the claim, if it holds, is reproduced as published and not in direction alone.
+        sign: 1 if the differences are claimed to be above ``least``, -1 if below -``least``.
+        matters: the smallest effect that matters; an interval that ends below it contradicts the claim.
+        within: if given, the claim is that all differences are smaller than this, whatever their sign.
+        exact: whether the claim, if it holds, holds as published and not in direction alone.
+        unit, spec: of the differences, for the short form.
+        regime: of the network without the method, for claims on what a regulariser does to accuracy.
+        weak: why this test could not have decided the claim, if it could not.
     """
     if not gaps or min(gap.n for gap in gaps.values()) < LEAST_SEEDS:
         return TOO_FEW
-    holds = all(gap.low > least if sign > 0 else gap.high < least for gap in gaps.values())
-    return Finding(ours, VERDICTS[2] if not holds else VERDICTS[0] if exact else DIRECTION, reason, scale)
+
+    def side(gap: Gap) -> int:
+        low, high = (gap.low, gap.high) if sign > 0 else (-gap.high, -gap.low)
+        if within is not None:
+            return 1 if max(-low, high) < within else -1 if low > within or high < -within else 0
+        return 1 if low > least else -1 if high < max(least, matters) else 0
+
+    sides = [side(gap) for gap in gaps.values()]
+    verdict = CONTRADICTED if -1 in sides else UNDECIDED if 0 in sides else HOLDS if exact else DIRECTION
+    if regime is not None:
+        reason = f"{reason}; {regime}"
+        if not regime.overfits:
+            weak = f"these are less than {OVERFITS:g} points apart: there was nothing for a regulariser to do"
+    if weak:
+        verdict, reason = UNDECIDED, f"{reason}; {weak}"
+    means = sorted(gap.mean for gap in gaps.values())
+    short = f"{next(iter(gaps.values())):{spec}} {unit}"
+    if len(gaps) > 1:
+        short = f"{means[0]:{spec}} to {means[-1]:{spec}} {unit}; of {len(gaps)} intervals {sides.count(1)} for it"
+        short += f", {sides.count(-1)} against"
+    half = max((gap.high - gap.low) / 2 for gap in gaps.values())
+    return Finding(
+        ours,
+        verdict,
+        reason,
+        scale,
+        short=short,
+        n=min(gap.n for gap in gaps.values()),
+        smallest=f"{half:{spec.replace('+', '')}} {unit}",
+    )
 
 
 def count_sides(gaps: Mapping[str, Gap], sign: int = 0) -> str:
@@ -87,13 +164,14 @@ def seeded(rows: pd.DataFrame) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A published claim.
+    """A claim, most of them published.
 
     Attributes:
         claim: in our words. source: where it stands. published: its number, or "no number known to us".
         scale: how our test differs in scale. command: what reruns the test.
         find: from the rows of ``table`` to a :class:`Finding`.
         table: the recorded runs as the rows that ``find`` reads; without one it decides by computation and gets none.
+        kind: one of ``KINDS``.
         name: a short permanent name, the claim's anchor in the ledger; defaults to the first words of ``claim``.
     """
 
@@ -104,7 +182,17 @@ class Claim:
     command: str
     find: Judge
     table: Table | None = None
+    kind: str = PUBLISHED
     name: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice(self.kind, KINDS, "kind")
+
+    @property
+    def paper(self) -> str:
+        """Authors and year, with which the source of a published claim begins; else "this book"."""
+        found = re.match(r".*?\b\d{4}\b", self.source)
+        return found[0] if found and self.kind != QUESTION else "this book"
 
     def judge(self, records: Iterable[Record]) -> Finding:
         """What is found by these runs; "not run" if they leave the table without rows."""
@@ -145,7 +233,7 @@ class Section:
 
 def not_run(reason: str) -> Judge:
     """The judge of a claim that nothing here tests."""
-    return lambda rows: Finding("-", "not run", reason)
+    return lambda rows: Finding("-", NOT_RUN, reason)
 
 
 @dataclasses.dataclass(frozen=True)

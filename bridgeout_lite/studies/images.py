@@ -206,3 +206,13 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
         row |= {"epochs": spec["recipe"]["epochs"], "seconds": record.provenance.get("seconds")}
         rows.append(row | {k: v for k, v in metrics.items() if isinstance(v, float)})
     return pd.DataFrame(rows)
+
+
+def plain_rows(records: Iterable[Record]) -> pd.DataFrame:
+    """Of :func:`runs_frame` the runs without noise, each with train_accuracy (%): that on the training images as they
+    are where it was measured, else that of the last epoch, on images as they were trained on."""
+    plain = [r for r in records if r.spec["method"] == "none" and "test_accuracy" in r.metrics]
+    last = [r.metrics["history"]["train_accuracy"][-1] for r in plain]
+    return runs_frame(plain).assign(
+        train_accuracy=[r.metrics.get("train_accuracy", seen) for r, seen in zip(plain, last, strict=True)]
+    )

@@ -5,7 +5,7 @@ import torch
 
 from .. import sparsity, theory
 from ..noise import keep_mask, sparseout
-from .base import NO_NUMBER, THEORY, Claim, Finding, Judge, Section, Study
+from .base import CONTRADICTED, HOLDS, MATHEMATICS, NO_NUMBER, THEORY, Claim, Finding, Judge, Section, Study
 
 
 def _double(*shape: int, seed: int) -> torch.Tensor:
@@ -36,7 +36,7 @@ def _equivalence(noise_on: str) -> Judge:
         return Finding(
             f"linear: largest relative error {'below 1e-12' if linear < 1e-12 else f'{linear:.1e}'}; "
             f"logistic at small noise: {100 * logistic:.1f} %",
-            "reproduced" if holds else "not reproduced",
+            HOLDS if holds else CONTRADICTED,
             "closed form against the sum over all masks, p in {.1, .3, .5}, q in {.5, 1, 1.5, 2, 3}; exact for linear "
             "regression, second order otherwise; for deep networks it is a heuristic",
         )
@@ -53,7 +53,7 @@ def _dropout_is_q2(rows: pd.DataFrame) -> Finding:
         same.append(torch.equal(noisy, x * mask.to(x.dtype).div_(1 - p)))
     return Finding(
         "every bit equal at the same mask" if all(same) else "bits differ",
-        "reproduced" if all(same) else "not reproduced",
+        HOLDS if all(same) else CONTRADICTED,
         "for the odd form, which is the released one; the even form differs for negative values",
     )
 
@@ -68,7 +68,7 @@ def _ridge(rows: pd.DataFrame) -> Finding:
         gaps.append(((ridge - exact) / exact).abs().item())
     return Finding(
         f"largest relative error {'below 1e-12' if max(gaps) < 1e-12 else f'{max(gaps):.1e}'}",
-        "reproduced" if max(gaps) < 1e-12 else "not reproduced",
+        HOLDS if max(gaps) < 1e-12 else CONTRADICTED,
         "ridge penalty against the sum over all masks, linear regression, p in {.1, .3, .5}",
     )
 
@@ -79,7 +79,7 @@ def _cloning(rows: pd.DataFrame) -> Finding:
     return Finding(
         f"a vector of 20 repeated: Gini changes by {'less than 1e-12' if gini < 1e-12 else f'{gini:.1e}'}, "
         f"Hoyer by {hoyer:.3f}",
-        "reproduced" if gini < 1e-12 and hoyer > 1e-3 else "not reproduced",
+        HOLDS if gini < 1e-12 and hoyer > 1e-3 else CONTRADICTED,
         "one vector: it shows that Hoyer fails, and for Gini it is an example and no proof",
     )
 
@@ -95,6 +95,7 @@ SECTION = Section(
             THEORY,
             "chapter 2; `bridgeout report`",
             _equivalence("features"),
+            kind=MATHEMATICS,
         ),
         Claim(
             "Dropout is Sparseout at q = 2",
@@ -103,6 +104,7 @@ SECTION = Section(
             THEORY,
             "chapter 2; `bridgeout report`",
             _dropout_is_q2,
+            kind=MATHEMATICS,
         ),
         Claim(
             "Bridgeout's noise is an L_q penalty on the weights of a generalised linear model",
@@ -111,6 +113,7 @@ SECTION = Section(
             THEORY,
             "chapter 3; `bridgeout report`",
             _equivalence("weights"),
+            kind=MATHEMATICS,
         ),
     ),
 )
@@ -126,6 +129,7 @@ OLDER = Section(
             THEORY,
             "chapter 1; `bridgeout report`",
             _ridge,
+            kind=MATHEMATICS,
         ),
         Claim(
             "Repeating a vector leaves its Gini index as it is, and changes Hoyer's measure",
@@ -134,6 +138,7 @@ OLDER = Section(
             THEORY,
             "`bridgeout report`",
             _cloning,
+            kind=MATHEMATICS,
         ),
     ),
 )

@@ -6,7 +6,19 @@ import pandas as pd
 
 from ...data import TITLES
 from ...stats import Gap, interval, paired_difference, points
-from ..base import LEAST_SEEDS, NO_NUMBER, Claim, Finding, Judge, Section, count_sides, judged, list_gaps
+from ..base import (
+    LEAST_SEEDS,
+    NO_NUMBER,
+    PUBLISHED,
+    QUESTION,
+    Claim,
+    Finding,
+    Judge,
+    Section,
+    count_sides,
+    judged,
+    list_gaps,
+)
 from .study import explanations_frame
 
 FLOWERS = {"flowers-single-6c": "one telling part", "flowers-double-12c": "two telling parts"}
@@ -25,9 +37,16 @@ def sparse_gap(rows: pd.DataFrame, dataset: str, value: str) -> Gap:
 
 
 def _judge(
-    measure: Callable[[pd.DataFrame], dict[str, Gap]], sign: int, digits: int, reason: str, *, fit: bool = False
+    measure: Callable[[pd.DataFrame], dict[str, Gap]],
+    sign: int,
+    digits: int,
+    reason: str,
+    *,
+    unit: str,
+    fit: bool = False,
+    weak: str = "",
 ) -> Judge:
-    """Reproduced in direction if every interval that ``measure`` finds, of seeds enough, lies on the side of ``sign``.
+    """It holds if every interval that ``measure`` finds, of seeds enough, lies on the side of ``sign``.
     With ``fit`` the reason says whether the networks compared fit equally well."""
 
     def find(rows: pd.DataFrame) -> Finding:
@@ -38,7 +57,7 @@ def _judge(
             enough = ", ".join(points(gap) for gap in fits if gap.n >= LEAST_SEEDS)
             said += f"; validation accuracy differs by {enough} points"
         ours = f"{list_gaps(gaps, f'+.{digits}f')}; n = {min((gap.n for gap in gaps.values()), default=0)}"
-        return judged(gaps, ours, said, sign=sign)
+        return judged(gaps, ours, said, sign=sign, unit=unit, spec=f"+.{digits}f", weak=weak)
 
     return find
 
@@ -74,7 +93,8 @@ def _more_faithful(rows: pd.DataFrame) -> dict[str, Gap]:
 
 
 _PAPER = "Oramas, Wang & Tuytelaars 2019, abstract; its tables not known to us"
-_ASKED = "asked here; we know of no paper that claims it"
+_ASKED = "asked by this book; we know of no paper that claims it"
+_TRUTH = "intersection over union with the truth, minus that of a control"
 _SCALE = (
     "the small CNN at half its width, 0.04 M parameters, 4 or 7 epochs; drawn flowers of 32x32 pixels in the place of "
     "an8Flower, 4,000 images of CIFAR-10"
@@ -85,7 +105,16 @@ SECTION = Section(
     "Explanations by interpretation, tested in chapter 15 on drawn flowers whose telling part is known to the pixel, "
     "and on CIFAR-10.",
     tuple(
-        Claim(claim, source, NO_NUMBER, _SCALE, "`bridgeout sweep explanations`", find, explanations_frame)
+        Claim(
+            claim,
+            source,
+            NO_NUMBER,
+            _SCALE,
+            "`bridgeout sweep explanations`",
+            find,
+            explanations_frame,
+            kind=QUESTION if source == _ASKED else PUBLISHED,
+        )
         for claim, source, find in (
             (
                 "The features that the lasso selects are relevant: silencing them costs a class more than silencing "
@@ -95,31 +124,37 @@ SECTION = Section(
                     _relevant,
                     +1,
                     1,
-                    "points of accuracy lost beyond random channels, mean over classes; the draws are from all "
-                    "channels, selected and silent ones too",
+                    "points of accuracy lost beyond random channels, mean over classes",
+                    unit="points",
+                    weak="the draws are from all channels, selected and silent ones too: the control is lenient",
                 ),
             ),
             (
                 "Explanations from selected features cover the part that tells the class",
                 _PAPER,
-                _judge(_covers, +1, 3, "intersection over union with the truth, minus that of a control"),
+                _judge(_covers, +1, 3, _TRUTH, unit="of overlap"),
             ),
             (
                 "They cover it better than pictures of the class score that select nothing",
                 _ASKED,
-                _judge(_beats_gradients, +1, 3, "intersection over union with the truth, minus that of a control"),
+                _judge(_beats_gradients, +1, 3, _TRUTH, unit="of overlap"),
             ),
             (
                 "Networks trained for sparser activations need fewer features a class",
                 _ASKED,
                 _judge(
-                    _fewer, -1, 2, "features for 30 % of the variance, median over classes; q = 1 minus q = 3", fit=True
+                    _fewer,
+                    -1,
+                    2,
+                    "features for 30 % of the variance, median over classes; q = 1 minus q = 3",
+                    unit="features",
+                    fit=True,
                 ),
             ),
             (
                 "Networks trained for sparser activations give more faithful explanations",
                 _ASKED,
-                _judge(_more_faithful, +1, 1, "q = 1 minus q = 3", fit=True),
+                _judge(_more_faithful, +1, 1, "q = 1 minus q = 3", unit="points, or hundredths of overlap", fit=True),
             ),
         )
     ),

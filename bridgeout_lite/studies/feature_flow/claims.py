@@ -12,6 +12,10 @@ _SCALE = (
     "of CIFAR-10, 4 epochs, no fine-tuning; the paper's strengths, layers and pruning are not known to us"
 )
 _COMMAND = "`bridgeout sweep feature-flow`"
+_WEAK = (
+    "in so few steps weight decay takes next to nothing from a weight without gradient, and sparsity would have to "
+    "come through that"
+)
 
 
 def _gaps(table: pd.Series) -> dict[str, Gap]:
@@ -47,6 +51,9 @@ def _sparser(value: str) -> Judge:
             f"penalties with {LEAST_SEEDS} seeds: {len(gaps)}, of them {as_claimed} with an interval above zero and "
             f"{opposite} with one below; the mean scale |gamma| of the last BatchNorm of a block is {shrunk} times "
             "what it is without them",
+            unit="of Hoyer's measure",
+            spec="+.4f",
+            weak=_WEAK,
         )
 
     return find
@@ -77,6 +84,8 @@ def _easier(kinds: tuple[str, ...], amounts: tuple[float, ...], chance: str | No
             f"the interval {'lies above' if gap.above else 'lies below' if gap.below else 'contains'} zero; penalty "
             f"chosen on validation among {len(gaps)}; without penalty {test[PLAIN].mean():.1f} %; before any removal "
             f"the difference is {points(whole)}{more}",
+            matters=1.0,
+            weak=_WEAK,
         )
 
     return find

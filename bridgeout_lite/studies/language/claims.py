@@ -9,13 +9,18 @@ from ...runs.records import Record
 from ...stats import interval, paired_difference
 from .. import published
 from ..base import (
+    CONTRADICTED,
     DIRECTION,
     LEAST_SEEDS,
     NO_NUMBER,
+    PUBLISHED,
+    QUESTION,
     TOO_FEW,
+    UNDECIDED,
     Claim,
     Finding,
     Judge,
+    Regime,
     Section,
     count_sides,
     judged,
@@ -48,10 +53,11 @@ def at_tuned(rows: pd.DataFrame, records: Iterable[Record], model: str) -> pd.Da
 
 
 def language_runs(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per language model: the columns of :func:`bridgeout_lite.studies.images.runs_frame`, train, width and
-    layers of its spec, and best_p, the p that the search chose for its model and q."""
+    """One row per language model: the columns of :func:`bridgeout_lite.studies.images.runs_frame`, train_loss of the
+    last epoch, train, width and layers of its spec, and best_p, the p that the search chose for its model and q."""
     records = [r for r in records if r.spec.get("task") == "language"]
     rows = runs_frame(records)
+    rows["train_loss"] = [r.metrics.get("history", {}).get("train_loss", [math.nan])[-1] for r in records]
     for name in ("train", "width", "layers"):
         rows[name] = [r.spec[name] for r in records]
     return _with_best_p(rows, records)
@@ -89,11 +95,11 @@ def _sparser_is_better(model: str) -> Judge:
         sparse, dense = (min(side, key=loss.__getitem__) for side in ([1.0, 1.25, 1.5], [2.5, 3.0]))
         gaps = {f"minus q={q:g}:": paired_difference(rows, "test_perplexity", sparse, q) for q in (2.0, dense)}
         edge = sorted(set(rows["q"][rows["p"].isin((min(SEARCHED_P), max(SEARCHED_P)))]))
-        quiet = runs["test_perplexity"][runs["method"] == "none"]
+        quiet = runs[runs["method"] == "none"]
         reason = (
             f"p of each q chosen on validation with one seed, the q of each side with all; mean at q={sparse:g} "
             f"{level[sparse]:.1f}, at q=2 {level[2.0]:.1f}, at q={dense:g} {level[dense]:.1f}, without noise "
-            f"{quiet.mean():.1f}"
+            f"{quiet['test_perplexity'].mean():.1f}"
         )
         if edge:
             reason += f"; the best p lies at the edge of the grid for q={', '.join(f'{q:g}' for q in edge)}"
@@ -102,9 +108,21 @@ def _sparser_is_better(model: str) -> Judge:
             f"test perplexity, n = {next(iter(gaps.values())).n}, q={sparse:g} {list_gaps(gaps)}",
             f"{count_sides(gaps, -1).replace('of 2', 'of two')}; {reason}",
             sign=-1,
+            matters=1.0,
+            unit="of test perplexity",
+            regime=_regime(quiet),
         )
 
     return find
+
+
+def _regime(quiet: pd.DataFrame) -> Regime | None:
+    """Of runs without noise; a difference of 0.01 nats counts as a point."""
+    if quiet["train_loss"].isna().all():
+        return None
+    train, valid = quiet["train_loss"].mean(), quiet["valid_loss"].mean()
+    words = f"without noise the perplexity is {math.exp(train):.1f} in training and {math.exp(valid):.1f} in validation"
+    return Regime(-100 * train, -100 * valid, words)
 
 
 def _sparser_states(places: tuple[str, ...], model: str) -> Judge:
@@ -125,6 +143,9 @@ def _sparser_states(places: tuple[str, ...], model: str) -> Judge:
             f"q=1 minus q=3, n = {next(iter(gaps.values())).n}; {list_gaps(gaps, '+.3f')}",
             f"{count_sides(gaps)}; each q at its tuned p, so not at the same noise: in {places[-1]} its power is "
             f"{power[1.0]:.2f} and {power[3.0]:.2f} of the signal's",
+            matters=0.005,
+            unit="of Hoyer and Gini",
+            spec="+.3f",
         )
 
     return find
@@ -140,9 +161,9 @@ def _published_perplexity(rows: pd.DataFrame) -> Finding:
     off = ", ".join(f"{100 * (gap.mean / value - 1):+.1f} %" for value in theirs)
     reason = f"against the published values {off}, at other budgets"
     if gap.n < LEAST_SEEDS:
-        few = f"fewer than {LEAST_SEEDS} seeds, so no interval and no verdict"
-        return Finding(f"{gap.mean:.1f}, n = {gap.n}", "not run", f"{few}; {reason}")
-    return Finding(f"{gap:.1f}, n = {gap.n}", DIRECTION if gap.low <= max(theirs) else "not reproduced", reason)
+        few = f"fewer than {LEAST_SEEDS} seeds, so no interval"
+        return Finding(f"{gap.mean:.1f}", UNDECIDED, f"{few}; {reason}", n=gap.n)
+    return Finding(f"{gap:.1f}", DIRECTION if gap.low <= max(theirs) else CONTRADICTED, reason, n=gap.n)
 
 
 SECTION = Section(
@@ -159,13 +180,14 @@ SECTION = Section(
                 "`bridgeout sweep language`",
                 _sparser_is_better(model),
                 language_runs,
+                kind=QUESTION if also else PUBLISHED,
             )
             for name, model, also in (("LSTM", "lstm", ""), ("transformer", "transformer", _TRANSFORMER))
         ),
         *(
             Claim(
                 f"Hidden states of a language model are sparser at q = 1 than at q = 3: {name}",
-                "README of the released Sparseout code, on activations in general",
+                "Khan & Stavness 2019, README of the released code, on activations in general",
                 NO_NUMBER,
                 _LANGUAGE,
                 "`bridgeout sweep language`",

@@ -12,7 +12,7 @@ p, q and the targeted share behind the curves are not published. The pruned chec
 accuracy. In VGG the released code also zeroes the smallest BatchNorm scales
 (:func:`bridgeout_lite.studies.curves.prune_as_released`).
 
-**Sizes, accuracies and times** of usual networks and of other pruning methods, for the rows of the ledger.
+**Sizes** of usual networks, for the ledger.
 """
 
 import csv
@@ -66,10 +66,8 @@ SIZES = tuple(
 )
 """Network in words, key, published counts, source."""
 
-L1_PRUNED = {
-    row["network"]: (row["parameters"], row["multiply-adds"], float(row["accuracy"])) for row in _rows("l1_pruned")
-}
-"""Filter pruning by L1 norm: parameters, multiply-adds of one image, CIFAR-10 test accuracy (%) after fine-tuning."""
+L1_PRUNED = {row["network"]: (row["parameters"], row["multiply-adds"]) for row in _rows("l1_pruned")}
+"""Networks pruned by L1 norm, and whole: parameters, multiply-adds of one image."""
 
 VGG16_PRUNED_A = ((32, 64), (128, 128), (256, 256, 256), (256, 256, 256), (256, 256, 256))
 """The filters that pruned-A keeps in each stage of VGG-16 (Eric-mingjie/rethinking-network-pruning)."""
@@ -84,38 +82,6 @@ RESNET_CUTS = {
 }
 """Blocks in each of three stages, share of the filters that the first convolution of a block loses in each stage, and
 the numbers of the convolutions that lose none."""
-
-ACCURACIES = tuple(
-    (row["title"], row["network"], row["dataset"], row["method"], float(row["accuracy"]), row["source"])
-    for row in _rows("accuracies")
-)
-"""Network in words and in this package, data set, method, test accuracy (%), source."""
-
-
-def _untested(kind: str) -> tuple[tuple[str, str, str, str], ...]:
-    rows = [row for row in _rows("untested") if row["kind"] == kind]
-    return tuple((row["what"], row["numbers"], row["source"], row["why"]) for row in rows)
-
-
-UNTESTED, TIMES, FINE_TUNED = map(_untested, ("usual", "times", "fine-tuned"))
-"""What, published numbers, source, why it was not run."""
-
-
-def _derived() -> tuple[tuple[str, tuple[str, ...], tuple[float, ...], str], ...]:
-    claims: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    for row in _rows("derived"):
-        before, after = float(row["from"]), float(row["to"])
-        value = 100 * (1 - after / before) if row["kind"] == "saving" else after - before
-        claims.setdefault((row["what"], row["source"]), []).append((row["published"], value))
-    return tuple(
-        (what, tuple(text for text, _ in pairs), tuple(value for _, value in pairs), source)
-        for (what, source), pairs in claims.items()
-    )
-
-
-DERIVED = _derived()
-"""What, its numbers as published, the same calculated from the published numbers that they are made of (savings in %,
-gains in points), source."""
 
 PTB_PERPLEXITIES = tuple((row["title"], float(row["perplexity"])) for row in _rows("perplexities"))
 """Test perplexities of LSTMs of two layers of 200 units on Penn Treebank, none of them read at its source."""
