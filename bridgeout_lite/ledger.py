@@ -91,6 +91,9 @@ def ledger_page(records: Iterable[Record]) -> str:
         body += [_row(row, evidence[row["slug"]]) for row in rows]
     return "\n".join(
         [
+            "---",
+            "html_theme.sidebar_secondary.remove: true",  # the table needs the width
+            "---",
             "# The ledger",
             "",
             "<!-- Written by `bridgeout report` from results/; do not edit. -->",
@@ -209,7 +212,7 @@ def check_claim(slug: str, *, rerun: bool = False, run: Callable[..., list[Recor
             f"  {name:15} recorded {old.metrics[name]:.4g}, now {new.metrics[name]:.4g}; "
             f"over {len(alike)} seeds {min(alike):.4g} to {max(alike):.4g}"
         )
-    same = all(new.metrics[name] == old.metrics[name] for name in shared)
+    same = all(new.metrics[name] == old.metrics[name] for name in shared or old.metrics)
     yield "the same to the last digit" if same else "not the same: another processor or version, as a rule"
 
 
