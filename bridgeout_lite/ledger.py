@@ -29,8 +29,8 @@ _HOW = f"""\
 A row is one claim: what a paper says or what this book asks, what we measured, and the verdict that follows from it.
 
 - **Ours** is a mean, or the range of several, with the 95 % interval over *n* seeds; *exact* where there is no chance.
-- **Holds**: the whole interval lies on the claimed side, for the published network. *In direction*: for another network,
-  or where no number is published.
+- **Holds**: the whole interval lies on the claimed side, for the published network. *In direction*: for another
+  network, or where no number is published.
 - **Contradicted**: the whole interval lies on the other side, or below the smallest effect that matters.
 - **Undecided**: it holds both, or the test could not have decided; the details say which. Most rows end here, and that
   is no verdict on a paper.
@@ -45,7 +45,7 @@ _LEFT_OUT = (
     "Published numbers without a row, because nothing here tests them: accuracies and speed runs of usual networks; "
     "networks that others pruned and trained on (HRank, DepGraph, OICSR on ImageNet); the error rates of Dropout, "
     "DropConnect and variational dropout on MNIST and SVHN; the counts of the survey behind ShrinkBench. Tables of the "
-    "papers on Sparseout, Bridgeout, feature flow, nonconvex group sparsity and OICSR on CIFAR were not available to us."
+    "papers on Sparseout, Bridgeout, feature flow, nonconvex group sparsity and OICSR on CIFAR are not known to us."
 )
 
 
@@ -202,7 +202,8 @@ def check_claim(slug: str, *, rerun: bool = False, run: Callable[..., list[Recor
     if run is None or not used:
         raise ValueError(f"no recorded run decides {slug!r}, so there is none to repeat: leave --rerun out")
     old = min(used, key=lambda record: record.provenance.get("seconds") or float("inf"))
-    yield f"repeating the cheapest of its {len(used)} runs, {old.provenance.get('seconds', 0):.0f} s when it was recorded"
+    seconds = old.provenance.get("seconds", 0)
+    yield f"repeating the cheapest of its {len(used)} runs, {seconds:.0f} s when it was recorded"
     with tempfile.TemporaryDirectory() as folder:
         (new,) = run([known[old.key]], Store(Path(folder) / "again.jsonl"))
     shared = [k for k, v in old.metrics.items() if isinstance(v, float) and isinstance(new.metrics.get(k), float)]
