@@ -19,9 +19,10 @@ from ...runs.records import Record
 from ...sparsity import hoyer
 from ...training import Recipe, fit
 from ..experiment import Experiment, Run, accuracies
+from . import flowers
 from .faithfulness import ablation, against_truth, curve_area, deletion
 from .features import channel_features, explained_share, lasso_paths, predict
-from .flowers import VARIANTS, MaskedSplit, flowers
+from .flowers import VARIANTS, MaskedSplit
 from .pictures import class_attribution, combined, heatmap, random_choice
 
 # Data of the recorded runs, images whose features are taken, and images that are explained.
@@ -96,7 +97,7 @@ class ExplanationExperiment(Experiment):
 def _load(dataset: str, train: int, valid: int, test: int) -> Images:
     variant = dataset.removeprefix("flowers-")
     if variant in VARIANTS:
-        return flowers(variant, train=train, valid=valid, test=test)
+        return flowers.flowers(variant, train=train, valid=valid, test=test)
     return kept_images(dataset, train, valid, test)
 
 

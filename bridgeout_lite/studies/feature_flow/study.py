@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from ...data import Images
 from ...models import ResidualBlock
+from ...modules import evaluating
 from ...pruning import prune, recalibrate_batchnorm, remove_filters
+from ...rivals.base import finish
 from ...rivals.paths import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from ...runs.records import Record
 from ...sparsity import filter_norms, hoyer
@@ -85,16 +87,15 @@ class FlowExperiment(ImageExperiment):
         if flow is not None:
             flow.attach(model)
         history = run.train(fit, model, images, self.recipe, seed=self.seed, regulariser=flow)
-        if flow is not None:
-            flow.detach(model)
-        model.eval()
-        return {
-            **accuracies(model, images),
-            "history": columns(history, "train_loss", "valid_loss", "valid_accuracy"),
-            "paths": measure_paths(model, images.normalize(images.valid.x[:MEASURED_IMAGES])),
-            "layers": measure_layers(model),
-            "removal": measure_removal(model, images, seed=self.seed),
-        }
+        finish(model, flow)
+        with evaluating(model):
+            return {
+                **accuracies(model, images),
+                "history": columns(history, "train_loss", "valid_loss", "valid_accuracy"),
+                "paths": measure_paths(model, images.normalize(images.valid.x[:MEASURED_IMAGES])),
+                "layers": measure_layers(model),
+                "removal": measure_removal(model, images, seed=self.seed),
+            }
 
 
 def measure_paths(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
