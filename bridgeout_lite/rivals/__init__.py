@@ -44,4 +44,4 @@ from .gates import (
 )
 from .paths import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from .penalties import L1, GroupLasso, SparseGroupLasso
-from .proximal import PENALTIES, penalty_value, prox, shrink_groups
+from .proximal import PENALTIES, prox, shrink_groups
