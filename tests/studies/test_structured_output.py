@@ -328,7 +328,7 @@ def test_experiments_are_checked(options, word):
 def test_variants_are_named_by_their_weights():
     names = {(0, 0): "sup", (1, 0): "+in", (0, 1): "+out", (1, 1): "+both"}
     for (l_in, l_out), name in names.items():
-        assert StructuredExperiment(l_in=l_in, l_out=l_out).variant == name
+        assert structured_output.variant(l_in, l_out) == name
     assert StructuredExperiment(l_in=1) == StructuredExperiment(l_in=1.0)
 
 

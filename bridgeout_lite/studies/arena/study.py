@@ -27,7 +27,7 @@ from ...rivals.channels import prune_to_budget
 from ...runs.records import Record
 from ...training import Recipe, evaluate, fit
 from ..curves import dropout_places
-from ..experiment import ImageExperiment, Run, accuracies, columns
+from ..experiment import ImageExperiment, Run, accuracies, columns, runs_of
 
 # Shares of the filters: the operating points.
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)
@@ -335,10 +335,8 @@ def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
     Pruning by L1 norm and at random, measured on networks trained without a method, are methods "l1-norm" and "random".
     Records of other studies, and runs that diverged, are passed over."""
     rows = []
-    for record in records:
+    for record in runs_of(records, study="arena"):
         spec, metrics = record.spec, record.metrics
-        if spec.get("study") != "arena" or "points" not in metrics:
-            continue
         names = {metrics["ranking"]: spec["method"], "l1": "l1-norm", "random": "random"}
         for ranking, points in metrics["points"].items():
             if ranking not in names:

@@ -18,7 +18,7 @@ from ...modules import capture_activations
 from ...runs.records import Record
 from ...sparsity import hoyer
 from ...training import Recipe, fit
-from ..experiment import Experiment, Run, accuracies
+from ..experiment import Experiment, Run, accuracies, runs_of
 from . import flowers
 from .faithfulness import ablation, against_truth, curve_area, deletion
 from .features import channel_features, explained_share, lasso_paths, predict
@@ -197,10 +197,8 @@ def explanations_frame(records: Iterable[Record]) -> pd.DataFrame:
     * energy_NAME, overlap_NAME, pointing_NAME: against the truth, where it is known.
     """
     rows = []
-    for record in records:
+    for record in runs_of(records, task="explanations"):
         spec, metrics = record.spec, record.metrics
-        if spec.get("task") != "explanations" or "ablation" not in metrics:
-            continue
         row = {k: spec[k] for k in ("dataset", "method", "p", "q", "seed")}
         row |= {k: metrics[k] for k in ("valid_accuracy", "test_accuracy", "odd")}
         at = MUS.index(spec["mu"])

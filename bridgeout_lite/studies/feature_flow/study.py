@@ -26,7 +26,7 @@ from ...runs.records import Record
 from ...sparsity import filter_norms, hoyer
 from ...stats import summarise
 from ...training import Recipe, evaluate, fit
-from ..experiment import ImageExperiment, Run, accuracies, columns
+from ..experiment import ImageExperiment, Run, accuracies, columns, runs_of
 
 # Validation images whose paths are measured, and training batches of 128 for BatchNorm's statistics.
 MEASURED_IMAGES = 300
@@ -305,6 +305,5 @@ def flow_removal(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _measured(records: Iterable[Record]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for record in records:
-        if record.spec.get("task") == "feature flow" and "failed" not in record.metrics:
-            yield {"setting": setting(record.spec), "seed": record.spec["seed"]}, record.metrics
+    for record in runs_of(records, task="feature flow"):
+        yield {"setting": setting(record.spec), "seed": record.spec["seed"]}, record.metrics
