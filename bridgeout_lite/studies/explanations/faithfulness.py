@@ -12,11 +12,7 @@ from .features import Place, check_layer, predict, scores
 
 @contextlib.contextmanager
 def silenced(model: nn.Module, places: Sequence[Place]) -> Iterator[None]:
-    """Within this context the named channels put out zero.
-
-    Raises:
-        ValueError: an unknown layer.
-    """
+    """Within this context the named channels put out zero. A ValueError for an unknown layer."""
     known = [name for name, _ in model.named_modules()]
     channels: dict[str, list[int]] = {}
     for layer, channel in places:
@@ -123,11 +119,8 @@ def pointing(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def against_truth(maps: Tensor, split: Any) -> dict[str, float]:
-    """Mean of :func:`energy_inside`, :func:`overlap` and :func:`pointing` over a split whose masks are known.
-
-    Raises:
-        ValueError: the split has no masks, or another number of images.
-    """
+    """Mean of :func:`energy_inside`, :func:`overlap` and :func:`pointing` over a split whose masks are known. A
+    ValueError if it has none, or another number of images."""
     mask = getattr(split, "mask", None)
     if mask is None:
         raise ValueError(
