@@ -1,7 +1,6 @@
 """The command ``bridgeout``: check the machine, get the data, train, run sweeps, look at what is recorded."""
 
 import argparse
-import dataclasses
 import functools
 import importlib
 import io
@@ -30,6 +29,7 @@ from .runs.runner import sweep as run_sweep
 from .studies import images as experiments
 from .studies import recorded, sweeps
 from .studies.adaptive import Adaptive, run_rounds
+from .studies.measures import SPARSITY
 from .text import TEXT_SETS, load_text
 from .training import Recipe, pick_device, pick_precision
 from .widgets.overview import overview
@@ -174,27 +174,17 @@ def _data(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    device = pick_device(arguments.device)
-    experiment = experiments.Experiment(  # says what is wrong with p, q, ... before any data is fetched
-        dataset=arguments.dataset,
-        model=arguments.model,
-        method=arguments.method,
-        p=arguments.p,
-        q=arguments.q,
-        width=arguments.width,
-        train=arguments.train,
-        recipe=Recipe(epochs=arguments.epochs, lr=arguments.lr),
-        seed=arguments.seed,
-    )
+    device, recipe = pick_device(arguments.device), Recipe(epochs=arguments.epochs, lr=arguments.lr)
+    names = ("dataset", "model", "method", "p", "q", "width", "train", "seed")
+    # says what is wrong with p, q, ... before any data is fetched
+    experiment = experiments.Experiment(**{name: getattr(arguments, name) for name in names}, recipe=recipe)
     images = load_images(arguments.dataset, train=arguments.train)
     print(images)
-    experiment = dataclasses.replace(experiment, dataset=images.name)
     record = experiments.run(experiment, images, device=device, checkpoint=arguments.checkpoint)
-    for name, layer in record.metrics["layers"].items():
-        print(
-            f"  {name}: " + ", ".join(f"{k} {rounded(layer[k], 3)}" for k in ("hoyer", "gini", "zero_fraction", "rms"))
-        )
     metrics = record.metrics
+    for name, layer in metrics["layers"].items():
+        measured = [f"{k} {rounded(layer[k], 3)}" for k in SPARSITY]
+        print(f"  {name}: {', '.join(measured)}")
     print(f"validation accuracy {metrics['valid_accuracy']:.2f} %, test accuracy {metrics['test_accuracy']:.2f} %")
     print(f"{record.provenance['seconds']:.0f} s on {record.provenance['device']}")
     # last: if it cannot be written, the results are on the screen at least
