@@ -57,12 +57,8 @@ class LearnWhileYouDrag(Figure):
     * "Bridgeout": on the weights, one mask for the batch. The penalty is
       :math:`\tfrac12\tfrac p{1-p}\sum_j\overline{x_j^2}\,|w_j|^q`, whose minimiser :func:`bridge_path` finds.
 
-    Args:
-        method: one of ``METHODS``. p: 0.05 to 0.7. q: 0.5 to 3. rate: the step size, one of ``RATES``. seed: of rows
-            and masks.
-
-    Raises:
-        ValueError: a control outside these ranges, or a table that does not fit its features.
+    The arguments are the controls: ``method`` one of ``METHODS``, ``rate`` the step size, one of ``RATES``, ``seed`` of
+    rows and masks. A ValueError for a value outside of its control, or a table that does not fit its features.
     """
 
     file = "learn"
