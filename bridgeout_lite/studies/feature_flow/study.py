@@ -157,26 +157,17 @@ def measure_layers(model: nn.Module) -> dict[str, dict[str, float]]:
 
 def removable_blocks(model: nn.Module) -> dict[str, ResidualBlock]:
     """The residual blocks whose shortcut is the identity, by name: without one the network still fits together."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, ResidualBlock) and isinstance(module.shortcut, nn.Identity)
-    }
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, ResidualBlock)}
+    return {name: block for name, block in blocks.items() if isinstance(block.shortcut, nn.Identity)}
 
 
 def without_blocks(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """A copy of the model with these blocks cut out: what they got is passed on as it is.
-
-    Raises:
-        ValueError: a name that is not of :func:`removable_blocks`.
-    """
-    names, known = list(names), removable_blocks(model)
-    if strange := [name for name in names if name not in known]:
-        raise ValueError(
-            f"{strange[0]!r} is no block that can be cut out; those that can: {', '.join(known) or 'none'}"
-        )
-    small = copy.deepcopy(model)
+    """A copy of the model with these blocks cut out: what they got is passed on as it is. A ValueError for a name that
+    is not of :func:`removable_blocks`."""
+    known, small = removable_blocks(model), copy.deepcopy(model)
     for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is no block that can be cut out; those that can: {', '.join(known) or 'none'}")
         small.set_submodule(name, nn.Identity())
     return small
 
