@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes
 
+from ..checks import check_whole
 from ..figures import BLUE, panels
 from ..noise import SLOPE_FLOOR
 from ..theory import bridge_path
@@ -131,8 +132,7 @@ class LearnWhileYouDrag(Figure):
 
     def run(self, steps: int) -> tuple[Array, Array]:
         """The weights after ``steps`` steps from zero (0 or more), and their running average, as the page has them."""
-        if steps < 0:
-            raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+        check_whole(steps, "steps", 0)
         x, y, _, _ = self.rows()
         d = x.shape[1]
         shape = (d,) if self.method == METHODS[0] else (BATCH, d)

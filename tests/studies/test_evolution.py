@@ -334,11 +334,11 @@ def test_cutting_keeps_the_largest_filters():
 @pytest.mark.parametrize(
     "sizes, by, says",
     [
-        ({"conv1": 0}, "magnitude", "'conv1' has 8 channels, of which 1 to 8 can stay; got 0"),
-        ({"conv1": 9}, "random", "'conv1' has 8 channels, of which 1 to 8 can stay; got 9"),
-        ({"conv1": 2.0}, "random", "1 to 8 can stay; got 2.0"),
-        ({"conv1": "2"}, "random", "1 to 8 can stay; got '2'"),
-        ({"conv1": True}, "random", "1 to 8 can stay; got True"),
+        ({"conv1": 0}, "magnitude", "the size of 'conv1' must be a whole number from 1 to 8, got 0"),
+        ({"conv1": 9}, "random", "the size of 'conv1' must be a whole number from 1 to 8, got 9"),
+        ({"conv1": 2.0}, "random", "a whole number from 1 to 8, got 2.0"),
+        ({"conv1": "2"}, "random", "a whole number from 1 to 8, got '2'"),
+        ({"conv1": True}, "random", "a whole number from 1 to 8, got True"),
         ({"conv99": 3}, "magnitude", "the root of sizes must be one of 'conv1', .*, got 'conv99'"),
         ({"conv1": 3}, "age", "by must be one of 'magnitude', 'random', got 'age'"),
     ],

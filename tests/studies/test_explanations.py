@@ -580,7 +580,7 @@ def test_few_features_bad_numbers_and_layers_that_do_not_run():
             explain.mu_lasso(draw(4, 2), torch.tensor([0, 1, 0, 1]), mu, 2)
     with pytest.raises(ValueError, match="draws must be a whole number >= 1"):
         explain.ablation(model, x, torch.tensor([0, 1, 0, 1]), torch.eye(2), [("1", 0), ("1", 1)], draws=0)
-    with pytest.raises(ValueError, match="period must lie between 1 and"):
+    with pytest.raises(ValueError, match="period must be a whole number from 1 to 8, got 0"):
         explain.grid_strength(draw(1, 8, 8), 0)
     model.add_module("idle", nn.Module())
     model.forward = lambda x: model[3](model[2](model[1](model[0](x))))

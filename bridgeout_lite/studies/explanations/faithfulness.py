@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...checks import check_whole
 from .features import Place, check_layer, predict, scores
 
 
@@ -56,8 +57,7 @@ def ablation(
     Raises:
         ValueError: weights and places differ in number; a class without images; draws < 1.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be a whole number >= 1, got {draws!r}")
+    check_whole(draws, "draws")
     if len(weights) != len(places):
         raise ValueError(f"weights are for {len(weights)} features, but {len(places)} places are given")
     empty = [c for c in range(weights.shape[1]) if not bool((y == c).any())]

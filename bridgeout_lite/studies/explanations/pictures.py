@@ -300,8 +300,7 @@ def grid_strength(maps: Tensor, period: int) -> float:
     """How much of a grid of this period is in maps (n, h, w): the standard deviation of the mean over each of the
     period x period places of a pixel in the grid, over the mean of all. 0 is none. A ValueError for a period below 1 or
     above the maps' size."""
-    if not 1 <= period <= min(maps.shape[1:]):
-        raise ValueError(f"period must lie between 1 and the maps' size, {min(maps.shape[1:])}; got {period!r}")
+    check_whole(period, "period", 1, min(maps.shape[1:]))
     n, height, width = maps.shape
     cut = maps[:, : height // period * period, : width // period * period]
     means = cut.reshape(n, height // period, period, -1, period).mean((0, 1, 3))
