@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from .ledger import ledger_page, ledger_table, state
 from .models import MODELS
 from .notebook import data_state, results
 from .runs import tables
-from .runs.provenance import package_version
+from .runs.provenance import installed, package_version
 from .runs.records import Store, rounded
 from .runs.runner import parse_budget, with_seeds
 from .runs.runner import sweep as run_sweep
@@ -119,7 +119,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"  [{extra}]" if extra else f"  bridgeout_lite {package_version()}")
         lacking = []
         for requirement in requirements:
-            found = _version(requirement.name)
+            found = installed(requirement.name)
             fits = found is not None and requirement.specifier.contains(found, prereleases=True)
             print(f"    {requirement.name} {found or 'missing'}" + ("" if fits else f", wanted {requirement}"))
             if not fits:
@@ -157,13 +157,6 @@ def _requirements() -> dict[str, list[Requirement]]:
         if extra is not None:  # else it is for another system or Python
             groups[extra].append(Requirement(str(requirement).partition(";")[0]))
     return groups
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _data(arguments: argparse.Namespace) -> int:
