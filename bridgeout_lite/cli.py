@@ -1,7 +1,6 @@
 """The command ``bridgeout``: check the machine, get the data, train, run sweeps, look at what is recorded."""
 
 import argparse
-import dataclasses
 import functools
 import importlib
 import io
@@ -12,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import torch
@@ -23,13 +22,14 @@ from .ledger import check_claim, ledger_page, ledger_table, state
 from .models import MODELS
 from .notebook import data_state, results
 from .runs import tables
-from .runs.provenance import package_version
+from .runs.provenance import installed, package_version
 from .runs.records import Store, rounded
 from .runs.runner import parse_budget, with_seeds
 from .runs.runner import sweep as run_sweep
 from .studies import images as experiments
 from .studies import recorded, sweeps
 from .studies.adaptive import Adaptive, run_rounds
+from .studies.measures import SPARSITY
 from .text import TEXT_SETS, load_text
 from .training import Recipe, pick_device, pick_precision
 from .widgets.overview import overview
@@ -124,7 +124,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"  [{extra}]" if extra else f"  bridgeout_lite {package_version()}")
         lacking = []
         for requirement in requirements:
-            found = _version(requirement.name)
+            found = installed(requirement.name)
             fits = found is not None and requirement.specifier.contains(found, prereleases=True)
             print(f"    {requirement.name} {found or 'missing'}" + ("" if fits else f", wanted {requirement}"))
             if not fits:
@@ -164,13 +164,6 @@ def _requirements() -> dict[str, list[Requirement]]:
     return groups
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _data(arguments: argparse.Namespace) -> int:
     load = load_text if arguments.name in TEXT_SETS and arguments.name not in IMAGE_SETS else load_images
     loaded = load(arguments.name, arguments.root, download=not arguments.no_download)
@@ -179,27 +172,17 @@ def _data(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    device = pick_device(arguments.device)
-    experiment = experiments.Experiment(  # says what is wrong with p, q, ... before any data is fetched
-        dataset=arguments.dataset,
-        model=arguments.model,
-        method=arguments.method,
-        p=arguments.p,
-        q=arguments.q,
-        width=arguments.width,
-        train=arguments.train,
-        recipe=Recipe(epochs=arguments.epochs, lr=arguments.lr),
-        seed=arguments.seed,
-    )
+    device, recipe = pick_device(arguments.device), Recipe(epochs=arguments.epochs, lr=arguments.lr)
+    names = ("dataset", "model", "method", "p", "q", "width", "train", "seed")
+    # says what is wrong with p, q, ... before any data is fetched
+    experiment = experiments.Experiment(**{name: getattr(arguments, name) for name in names}, recipe=recipe)
     images = load_images(arguments.dataset, train=arguments.train)
     print(images)
-    experiment = dataclasses.replace(experiment, dataset=images.name)
     record = experiments.run(experiment, images, device=device, checkpoint=arguments.checkpoint)
-    for name, layer in record.metrics["layers"].items():
-        print(
-            f"  {name}: " + ", ".join(f"{k} {rounded(layer[k], 3)}" for k in ("hoyer", "gini", "zero_fraction", "rms"))
-        )
     metrics = record.metrics
+    for name, layer in metrics["layers"].items():
+        measured = [f"{k} {rounded(layer[k], 3)}" for k in SPARSITY]
+        print(f"  {name}: {', '.join(measured)}")
     print(f"validation accuracy {metrics['valid_accuracy']:.2f} %, test accuracy {metrics['test_accuracy']:.2f} %")
     print(f"{record.provenance['seconds']:.0f} s on {record.provenance['device']}")
     # last: if it cannot be written, the results are on the screen at least

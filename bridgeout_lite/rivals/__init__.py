@@ -44,36 +44,4 @@ from .gates import (
 )
 from .paths import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from .penalties import L1, GroupLasso, SparseGroupLasso
-from .proximal import PENALTIES, penalty_value, prox, shrink_groups
-
-__all__ = [
-    "L1",
-    "LAWS",
-    "OICSR",
-    "PENALTIES",
-    "ChannelGroup",
-    "FeatureFlow",
-    "GroupLasso",
-    "HardConcrete",
-    "L0Gates",
-    "Regulariser",
-    "SparseGroupLasso",
-    "Stress",
-    "TargetedDropout",
-    "attach_dropconnect",
-    "channel_groups",
-    "curvature",
-    "finish",
-    "group_energy",
-    "is_residual_point",
-    "length",
-    "penalty_value",
-    "prox",
-    "prune_to_budget",
-    "shrink_groups",
-    "stressed",
-    "survival",
-    "synapse_probability",
-    "trajectories",
-    "turning",
-]
+from .proximal import PENALTIES, prox, shrink_groups

@@ -27,7 +27,7 @@ not have the text of either.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,47 @@ def attach_dropconnect(model: nn.Module, p: float, *, where: Where | None = None
     return attach_bridgeout(model, p, 2.0, form="odd", where=where)
 
 
+class _Parametrized(Rival):
+    """A method that is a parametrization of the picked weights, and adds nothing to the loss unless it says so."""
+
+    where: Where
+    _kind: ClassVar[type[nn.Module]]
+
+    def _mask(self, w: Tensor) -> nn.Module:
+        """A new parametrization for this weight."""
+        raise NotImplementedError
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put it on the weights. Changes ``model`` and returns it."""
+        picked = [(name, module, clean_weight(name, module)) for name, module in pick_weights(model, self.where)]
+        for name, module, _ in picked:
+            if parametrize.is_parametrized(module, "weight"):
+                raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
+        made: dict[nn.Parameter, nn.Module] = {}  # one per weight, also if several modules share it
+        for _, module, w in picked:
+            if w not in made:
+                made[w] = self._mask(w).train(module.training)
+            put_on_weight(module, made[w])
+        return model
+
+    @torch.no_grad()
+    def detach(self, model: nn.Module) -> nn.Module:
+        """Take it off; the weights are those of evaluation, with their exact zeros. Changes ``model``, returns it."""
+        ours = [(module, chain) for module, chain in _chains(model) if isinstance(chain[0], self._kind)]
+        values = {chain.original: chain[0].eval()(chain.original) for _, chain in ours}
+        for w, value in values.items():
+            w.copy_(value)
+        for module, chain in ours:
+            if len(chain) > 1:  # what was put on top of it stays
+                del chain[0]
+            else:
+                take_off_weight(module)
+        return model
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return zero_like(model)
+
+
 class TargetedMask(nn.Module):
     """The parametrization behind :class:`TargetedDropout`."""
 
@@ -71,7 +112,7 @@ class TargetedMask(nn.Module):
 
 
 @dataclasses.dataclass(eq=False)
-class TargetedDropout(Rival):
+class TargetedDropout(_Parametrized):
     """Drop the smallest weights at random in training, without rescaling, and always in evaluation, so that the network
     learns to do without them. There is no penalty. :meth:`attach` before training; :meth:`detach` leaves the targeted
     weights at zero.
@@ -91,21 +132,14 @@ class TargetedDropout(Rival):
     fraction: float = 0.5
     target: str = "weights"
     where: Where = dataclasses.field(default=is_convolution, repr=False)
+    _kind: ClassVar[type[nn.Module]] = TargetedMask
 
     def __post_init__(self) -> None:
         self.p, self.fraction = check_probability(self.p), check_fraction(self.fraction, "fraction")
         check_choice(self.target, ("weights", "filters"), "target")
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the masks on the weights. Changes ``model`` and returns it."""
-        return _attach(model, self.where, lambda w: TargetedMask(self.p, self.fraction, self.target))
-
-    def detach(self, model: nn.Module) -> nn.Module:
-        """Remove the masks; the weights are those of evaluation, with exact zeros. Changes ``model``, returns it."""
-        return _detach(model, TargetedMask)
-
-    def penalty(self, model: nn.Module) -> Tensor:
-        return zero_like(model)
+    def _mask(self, w: Tensor) -> nn.Module:
+        return TargetedMask(self.p, self.fraction, self.target)
 
 
 class HardConcrete(nn.Module):
@@ -119,11 +153,8 @@ class HardConcrete(nn.Module):
     so that z is exactly 0 or 1 with positive probability; in evaluation s is :math:`\sigma(\log\alpha)`.
 
     Args:
-        filters: their number.
-        closed: the share of gates that are closed at the start, 0 < closed < 1 (0.3 in the released code).
-
-    Raises:
-        ValueError: closed outside of that.
+        filters: their number. closed: the share of gates that are closed at the start, 0 < closed < 1 (0.3 as
+            released); else a ValueError.
     """
 
     def __init__(self, filters: int, closed: float = 0.3) -> None:
@@ -151,18 +182,16 @@ class HardConcrete(nn.Module):
 
 
 @dataclasses.dataclass(eq=False)
-class L0Gates(Rival):
+class L0Gates(_Parametrized):
     r"""Hard-concrete gates on filters and a price on open ones, :math:`\lambda\sum_{\text{filters}} \#w\; P(z > 0)`:
     the expected number of weights that are not zero.
 
-    :meth:`attach` before the optimizer is made, as the gates have parameters of their own. Weight decay acts on them as
-    on any other, pulling :math:`\log\alpha` to 0. :meth:`detach` multiplies the gates of evaluation mode into the
-    weights: filters behind a closed gate are exactly zero.
+    :meth:`attach` before the optimizer is made, as the gates have parameters of their own, which weight decay pulls to
+    :math:`\log\alpha = 0`. :meth:`detach` multiplies the gates of evaluation mode into the weights.
 
     Args:
         strength: :math:`\lambda`, finite and >= 0 (the paper's, divided by the number of training examples).
-        closed: see :class:`HardConcrete`.
-        where: picks the layers; default: every ``Conv2d``.
+        closed: see :class:`HardConcrete`. where: picks the layers; default: every ``Conv2d``.
 
     Raises:
         ValueError: a bad argument; nothing is picked, or a module without rows of weights, or one whose weight is
@@ -172,18 +201,14 @@ class L0Gates(Rival):
     strength: float
     closed: float = 0.3
     where: Where = dataclasses.field(default=is_convolution, repr=False)
+    _kind: ClassVar[type[nn.Module]] = HardConcrete
 
     def __post_init__(self) -> None:
         self.strength = check_positive(self.strength, "strength")
         HardConcrete(1, self.closed)
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the gates on the weights. Changes ``model`` and returns it."""
-        return _attach(model, self.where, lambda w: HardConcrete(len(w), self.closed).to(w.device))
-
-    def detach(self, model: nn.Module) -> nn.Module:
-        """Multiply the gates into the weights and remove them. Changes ``model`` and returns it."""
-        return _detach(model, HardConcrete)
+    def _mask(self, w: Tensor) -> nn.Module:
+        return HardConcrete(len(w), self.closed).to(w.device)
 
     def penalty(self, model: nn.Module) -> Tensor:
         total = zero_like(model)
@@ -204,8 +229,7 @@ def survival(share: Tensor, law: str = "exp") -> Tensor:
     Law "exp", as we recall the published one: :math:`e^{\text{share}-1}`, from 0.37 for nothing at all to 1. Law
     "rescaled": :math:`(e^{\text{share}}-1)/(e-1)`, the same curve from 0 to 1. The result has the shape of ``share``.
 
-    Raises:
-        ValueError: another law; shares outside of that.
+    A ValueError for another law, or shares outside of that.
     """
     check_choice(law, LAWS, "law")
     if not ((share >= 0) & (share <= 1)).all():
@@ -218,11 +242,7 @@ def synapse_probability(w: Tensor, law: str = "exp") -> Tensor:
     a gradient. Signs and a common factor do not matter; in a layer of zeros each has the probability of zero.
 
     Args:
-        w: floating-point weights of one layer, of any shape.
-        law: see :func:`survival`.
-
-    Raises:
-        ValueError: weights that are not floating-point or not finite; another law.
+        w: floating-point weights of one layer, finite and of any shape; else a ValueError. law: see :func:`survival`.
     """
     check_weights(w)
     size = w.detach().abs()
@@ -248,17 +268,13 @@ def stressed(
     The formula is ours; we did not find the published one.
 
     Args:
-        w: floating-point weights of one layer.
+        w, law: see :func:`synapse_probability`, also for the errors.
         strength: s, 0 <= s <= 1; at 1 a weight that is hit becomes zero.
         training: when false, or s = 0, ``w`` itself is returned.
-        law: the law of P, see :func:`survival`.
         generator: source of the draws, on the device of ``w``; defaults to torch's global one.
 
     Returns:
         A tensor like ``w``; its gradient is :math:`1 - s\,m`.
-
-    Raises:
-        ValueError: a strength outside [0, 1]; otherwise see :func:`synapse_probability`.
     """
     s = check_fraction(strength, "strength")
     kept = synapse_probability(w, law)
@@ -283,7 +299,7 @@ class StressMask(nn.Module):
 
 
 @dataclasses.dataclass(eq=False)
-class Stress(Rival):
+class Stress(_Parametrized):
     """Weaken weights that an offspring may lack at random in training: :func:`stressed`, with new draws at each use of
     the weight, once per mini-batch. There is no penalty. :meth:`attach` before training, :meth:`detach` after it.
 
@@ -291,9 +307,7 @@ class Stress(Rival):
     (:func:`bridgeout_lite.pruning.recalibrate_batchnorm`) before evaluating.
 
     Args:
-        strength: s, 0 <= s <= 1.
-        law: see :func:`survival`.
-        where: picks the layers; default: every ``Conv2d``.
+        strength: s, 0 <= s <= 1. law: see :func:`survival`. where: picks the layers; default: every ``Conv2d``.
 
     Raises:
         ValueError: a bad argument; on attaching, see :class:`L0Gates`.
@@ -302,21 +316,14 @@ class Stress(Rival):
     strength: float = 0.5
     law: str = "exp"
     where: Where = dataclasses.field(default=is_convolution, repr=False)
+    _kind: ClassVar[type[nn.Module]] = StressMask
 
     def __post_init__(self) -> None:
         self.strength = check_fraction(self.strength, "strength")
         check_choice(self.law, LAWS, "law")
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the stress on the weights. Changes ``model`` and returns it."""
-        return _attach(model, self.where, lambda w: StressMask(self.strength, self.law))
-
-    def detach(self, model: nn.Module) -> nn.Module:
-        """Remove the stress from the trained weights. Changes ``model`` and returns it."""
-        return _detach(model, StressMask)
-
-    def penalty(self, model: nn.Module) -> Tensor:
-        return zero_like(model)
+    def _mask(self, w: Tensor) -> nn.Module:
+        return StressMask(self.strength, self.law)
 
 
 def _gated(model: nn.Module) -> list[tuple[HardConcrete, Tensor]]:
@@ -330,30 +337,3 @@ def _gated(model: nn.Module) -> list[tuple[HardConcrete, Tensor]]:
 def _chains(model: nn.Module) -> list[tuple[nn.Module, Any]]:
     modules = [m for m in model.modules() if parametrize.is_parametrized(m, "weight")]
     return [(m, m.parametrizations["weight"]) for m in modules]  # type: ignore[index, union-attr]
-
-
-def _attach(model: nn.Module, where: Where, make: Any) -> nn.Module:
-    picked = [(name, module, clean_weight(name, module)) for name, module in pick_weights(model, where)]
-    for name, module, _ in picked:
-        if parametrize.is_parametrized(module, "weight"):
-            raise ValueError(f"the weight of {name!r} carries a mask, noise or gates already: take them off first")
-    made: dict[nn.Parameter, nn.Module] = {}  # one per weight, also if several modules share it
-    for _, module, w in picked:
-        if w not in made:
-            made[w] = make(w).train(module.training)
-        put_on_weight(module, made[w])
-    return model
-
-
-@torch.no_grad()
-def _detach(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    ours = [(module, chain) for module, chain in _chains(model) if isinstance(chain[0], kind)]
-    values = {chain.original: chain[0].eval()(chain.original) for _, chain in ours}
-    for w, value in values.items():
-        w.copy_(value)
-    for module, chain in ours:
-        if len(chain) > 1:  # what was put on top of it stays
-            del chain[0]
-        else:
-            take_off_weight(module)
-    return model

@@ -39,38 +39,17 @@ PENALTIES = ("l1", "l0", "transformed l1", "l1 - l2", "scad")
 _SHAPES = {"transformed l1": (1.0, 0.0, math.inf), "l1 - l2": (1.0, 0.0, 1.0), "scad": (3.7, 2.0, math.inf)}
 
 
-def penalty_value(v: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> Tensor:
-    """P(v), a scalar tensor; see the top of this module.
+def prox(w: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> Tensor:
+    """The proximal map of a penalty at ``w``, a new tensor like it; on a threshold, where two points are equally good,
+    the sparser one. NaN stays NaN.
 
     Args:
-        v: any floating-point tensor.
-        mu: weight, finite and >= 0.
-        kind: one of ``PENALTIES``.
+        w: any floating-point tensor. mu: weight of the penalty, finite and >= 0. kind: one of ``PENALTIES``.
         shape: the penalty's a; defaults to its usual value. "transformed l1" takes a > 0, "l1 - l2" 0 <= a <= 1, "scad"
             a > 2; the others none.
 
     Raises:
         ValueError: an argument outside of that.
-    """
-    mu, a = _check(v, mu, kind, shape)
-    size: Tensor = v.abs()
-    if kind == "l1":
-        return mu * size.sum()
-    if kind == "l0":
-        return mu * size.sign().sum()
-    if kind == "transformed l1":
-        return mu * ((a + 1) * size / (a + size)).sum()
-    if kind == "l1 - l2":
-        norm: Tensor = torch.linalg.vector_norm(v)
-        return mu * (size.sum() - a * norm)
-    middle = (2 * a * mu * size - size.square() - mu**2) / (2 * (a - 1))
-    level = torch.full_like(size, mu**2 * (a + 1) / 2)
-    return torch.where(size <= mu, mu * size, torch.where(size <= a * mu, middle, level)).sum()
-
-
-def prox(w: Tensor, mu: float, kind: str = "l1", shape: float | None = None) -> Tensor:
-    """The proximal map of the penalty at ``w``, a new tensor like it; on a threshold, where two points are equally
-    good, the sparser one. NaN stays NaN. Arguments and errors: see :func:`penalty_value`.
 
     Example:
         >>> w = torch.tensor([-3.0, 0.5, 1.5])

@@ -28,12 +28,17 @@ def provenance(device: str | torch.device, data: str, data_checksum: str) -> dic
     }
 
 
-def package_version() -> str:
-    """Version of the installed package, or "uninstalled"."""
+def installed(name: str) -> str | None:
+    """The version of an installed package, or None."""
     try:
-        return version("bridgeout_lite")
+        return version(name)
     except PackageNotFoundError:
-        return "uninstalled"
+        return None
+
+
+def package_version() -> str:
+    """Version of this package, or "uninstalled"."""
+    return installed("bridgeout_lite") or "uninstalled"
 
 
 @functools.cache

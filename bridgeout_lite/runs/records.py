@@ -100,10 +100,8 @@ class Store:
     """An append-only file of records.
 
     :meth:`keys`, :meth:`find` and :meth:`append` read and parse only what was added since they were last called. A line
-    that is not a whole record, such as one whose writer was killed, is reported with its number and skipped.
-
-    Args:
-        path: the ``.jsonl`` file; it and its folder are created on the first append.
+    that is not a whole record, such as one whose writer was killed, is reported with its number and skipped. The
+    ``.jsonl`` file and its folder are created on the first append.
 
     Raises:
         NewerFormatError: on reading or writing: a line is a record of a newer format than ``FORMAT``.
@@ -159,7 +157,8 @@ class Store:
 
     def select(self, **spec: Any) -> list[Record]:
         """All records whose spec has these values; a collection of values matches any of them."""
-        return [record for record in self if all(_matches(record.spec.get(k), v) for k, v in spec.items())]
+        wanted = {k: v if isinstance(v, list | tuple | set) else (v,) for k, v in spec.items()}
+        return [record for record in self if all(record.spec.get(k) in values for k, values in wanted.items())]
 
     def _refresh(self) -> None:
         """Bring ``_places`` up to date."""
@@ -216,7 +215,8 @@ class Store:
 def _append(file: BinaryIO, line: bytes) -> None:
     """Write a line at the end and wait until it is on the disk; if that fails, remove what was written."""
     size = file.seek(0, os.SEEK_END)
-    if size and not _ends_with_newline(file):
+    file.seek(max(size - 1, 0))
+    if size and file.read(1) != b"\n":
         line = b"\n" + line  # after the rest of a line whose writer died
     try:
         while line:  # once, unless the disk is full: then the second attempt raises
@@ -246,12 +246,3 @@ def _no_number(text: str) -> None:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
-
-
-def _ends_with_newline(file: BinaryIO) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
-
-
-def _matches(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, list | tuple | set) else value == wanted

@@ -93,6 +93,13 @@ class _Task:
         """The checkpoint of one run."""
         return self.folder / f"{key}.pt"
 
+    def keep(self, outcome: _Outcome, store: Store) -> _Outcome:
+        """Append the record of a run; its checkpoint has done its work."""
+        if outcome.record is not None:
+            store.append(outcome.record)
+            self.checkpoint(outcome.key).unlink(missing_ok=True)
+        return dataclasses.replace(outcome, record=None)
+
     def attempt(self, experiment: Runnable) -> _Outcome:
         """Make one run, from its checkpoint if there is one, within the budget."""
         spec, began, longest = experiment.spec, time.time(), 0.0
@@ -145,12 +152,11 @@ def sweep(
     is recorded too, with the single metric ``failed``, the message.
 
     Args:
-        experiments: see :class:`Runnable`.
-        store: a store or its path.
+        experiments: see :class:`Runnable`. store: a store or its path.
         backend: "local", or the address of a Dask scheduler ("tcp://host:port") whose workers make the runs; the
             records are appended by this process. Workers that see the store's folder keep checkpoints in it.
-        device: device of every run, see :func:`bridgeout_lite.training.pick_device`.
-        jobs: number of local runs at once, each in a process of its own. They share the cores, or the GPU's memory.
+        device: of every run, see :func:`bridgeout_lite.training.pick_device`.
+        jobs: local runs at once, each in a process of its own. They share the cores, or the GPU's memory.
         budget: seconds after which to stop, at the end of an epoch where possible (default: no limit).
         progress: show a bar over the runs and, with one local job, one inside each; with more, one line per epoch.
 
@@ -230,13 +236,10 @@ def _locally(task: _Task, experiment: Runnable) -> _Outcome:
             known = store.keys()
             if key in known:
                 return _Outcome(key, "recorded")
-            outcome = task.attempt(experiment)
-            if outcome.record is not None:
-                store.append(outcome.record)
-                task.checkpoint(key).unlink(missing_ok=True)
+            outcome = task.keep(task.attempt(experiment), store)
             if outcome.state != "out of time":  # a process that still waits for the deleted file will find the record
                 Path(claim.lock_file).unlink(missing_ok=True)
-            return dataclasses.replace(outcome, record=None)
+            return outcome
     except Timeout:
         return _Outcome(key, "elsewhere")
 
@@ -252,7 +255,6 @@ def _on_cluster(client: Any, task: _Task, todo: dict[str, Runnable], store: Stor
     from distributed.client import TimeoutError as DaskTimeout  # type: ignore[attr-defined]
 
     # on Python 3.10 it is not the builtin one
-
     names = [f"bridgeout-{key}" for key in todo]  # two clients that ask for the same run share one task
     keys = dict(zip(client.map(_remotely, [task] * len(todo), list(todo.values()), key=names), todo, strict=True))
     patience = None if task.end == float("inf") else max(task.end - time.time(), 0.1)
@@ -262,11 +264,7 @@ def _on_cluster(client: Any, task: _Task, todo: dict[str, Runnable], store: Stor
             key = keys.pop(future)
             waiting.discard(key)
             if future.status == "finished":
-                outcome = future.result()
-                if outcome.record is not None:
-                    store.append(outcome.record)
-                    task.checkpoint(key).unlink(missing_ok=True)
-                yield dataclasses.replace(outcome, record=None)
+                yield task.keep(future.result(), store)
             else:
                 error = future.exception() if future.status == "error" else future.status
                 yield _Outcome(key, "failed", f"{_label(todo[key].spec)}: {error}")

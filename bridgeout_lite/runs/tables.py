@@ -44,9 +44,12 @@ def runs_table(
         if all(row.get(name) in values for name, values in where.items()):
             rows.append({name: row.get(name) for name in wanted})
     if len(known) > 2:  # else there are no records to compare with
+        short = sorted(field for field in known if field.count(".") < 2)
         for name in wanted:
             if name not in known:
-                raise ValueError(_unknown(name, known))
+                near = get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown field {name!r}{hint} Fields: {', '.join(short)}")
     table = pd.DataFrame(rows, columns=wanted, dtype=object)
     if sort:
         try:
@@ -75,13 +78,6 @@ def _flat(part: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{before}{name}.")
         else:
             yield before + name, value
-
-
-def _unknown(name: str, known: set[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    short = sorted(field for field in known if field.count(".") < 2)
-    return f"unknown field {name!r}{hint} Fields: {', '.join(short)}"
 
 
 def conditions(words: Iterable[str]) -> dict[str, list[Any]]:

@@ -36,6 +36,8 @@ BATCHES = 20
 # After removal and recalibration; a second training of a sixth of the first one's length.
 FINE_TUNING = Recipe(epochs=2, lr=0.02)
 
+WEIGHTS = {"granularity": "weight", "scope": "filter"}
+
 # Each curve by name: the amounts, and the arguments of :func:`bridgeout_lite.pruning.curve`.
 CURVES: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
     "zeroed": (AMOUNTS, {}),
@@ -46,11 +48,8 @@ CURVES: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
     "random: zeroed": ((0.1, 0.2, 0.3, 0.4), {"criterion": "random"}),
     "random: removed, recalibrated": (SOME, {"criterion": "random", "remove": True, "recalibrate": BATCHES}),
     "folded: removed, recalibrated": (SOME, {"criterion": "folded", "remove": True, "recalibrate": BATCHES}),
-    "weights: zeroed": ((0.3, 0.5, 0.7, 0.8, 0.9), {"granularity": "weight", "scope": "filter"}),
-    "weights: zeroed, recalibrated": (
-        (0.5, 0.7, 0.8, 0.9),
-        {"granularity": "weight", "scope": "filter", "recalibrate": BATCHES},
-    ),
+    "weights: zeroed": ((0.3, 0.5, 0.7, 0.8, 0.9), WEIGHTS),
+    "weights: zeroed, recalibrated": ((0.5, 0.7, 0.8, 0.9), WEIGHTS | {"recalibrate": BATCHES}),
 }
 
 # The curves by which settings are chosen: these are measured on the validation images as well.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -175,6 +175,25 @@ def accuracies(
 def columns(history: History, *names: str) -> dict[str, list[float]]:
     """Columns of a history as lists."""
     return {name: history.frame[name].tolist() for name in names}
+
+
+def runs_of(records: Iterable[Record], **tags: Any) -> Iterator[Record]:
+    """The runs whose spec has these values, without those that diverged."""
+    for record in records:
+        if all(record.spec.get(name) == value for name, value in tags.items()) and "failed" not in record.metrics:
+            yield record
+
+
+def least(
+    records: Iterable[Record], search: Iterable[Experiment], metric: str, key: Callable[[dict[str, Any]], Any]
+) -> dict[Any, dict[str, Any]]:
+    """The specs with the least ``metric`` among the runs of a search, one for each ``key(spec)``."""
+    searched = [experiment.spec for experiment in search]
+    found = [record for record in runs_of(records) if record.spec in searched]
+    best: dict[Any, dict[str, Any]] = {}
+    for record in sorted(found, key=lambda record: float(record.metrics[metric])):
+        best.setdefault(key(record.spec), record.spec)
+    return best
 
 
 def counts(build: Callable[[], nn.Module], side: int = 32) -> tuple[int, int]:

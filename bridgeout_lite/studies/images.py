@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..checks import check_choice, check_exponent, check_fraction, check_positive, check_probability, check_share
-from ..data import IMAGE_SETS, Images, kept_images
+from ..data import IMAGE_SETS, Images
 from ..layers import attach_bridgeout, attach_sparseout, detach_bridgeout, detach_sparseout
 from ..models import MODELS
 from ..modules import Where
@@ -95,10 +95,6 @@ class Experiment(ImageExperiment):
             check_choice(measure, MEASURES, "measures")
         self._settle(measures=tuple(self.measures))
 
-    def load(self) -> Images:
-        """The images, kept by the process until other ones are needed."""
-        return kept_images(self.dataset, self.train, self.valid, self.test)
-
     def on(self, data: Images) -> "Experiment":
         """This experiment on these images; under "auto" it takes their name, since a record names its data."""
         if self.dataset == "auto":
@@ -108,40 +104,24 @@ class Experiment(ImageExperiment):
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Attach the method to a model."""
+        noise: dict[str, Any] = {"gradient": self.gradient} | ({"form": self.form} if self.form else {})
         if self.method == "sparseout":
-            return attach_sparseout(
-                model,
-                self.p,
-                self.q,
-                form=self.form or "odd",
-                gradient=self.gradient,
-                matched=self.matched,
-                where=before_classifier(model) if self.place == "last" else None,
-            )
+            where = before_classifier(model) if self.place == "last" else None
+            return attach_sparseout(model, self.p, self.q, **noise, matched=self.matched, where=where)
         if self.method == "dropout":
             return attach_sparseout(model, self.p, self.q, where=dropout_places(self.model))
         if self.method == "bridgeout":
-            return attach_bridgeout(
-                model,
-                self.p,
-                self.q,
-                form=self.form or "even",
-                gradient=self.gradient,
-                target_fraction=self.target_fraction,
-                target=self.target,
-            )
+            targeted: dict[str, Any] = {"target_fraction": self.target_fraction, "target": self.target}
+            return attach_bridgeout(model, self.p, self.q, **noise, **targeted)
         return model
 
     def measure(self, images: Images, run: Run) -> dict[str, Any]:
-        """Train and measure.
+        """valid_accuracy, test_accuracy (%), valid_loss, test_loss (nats), history (one list per column).
 
-        Returns:
-            valid_accuracy, test_accuracy (%), valid_loss, test_loss (nats), history (one list per column). With the
-            measure "activations" also maps (see :func:`activation_maps`), and per layer hoyer, gini, zero_fraction, rms
-            over a batch of validation images, the same per image, noise_ratio and a histogram. With "pruning" also
-            pruning (see :func:`measure_pruning`) and, in the provenance, as times differ from run to run, latency (see
-            :func:`measure_latency`). With "train" also train_accuracy and train_loss, on images as they are; with
-            "views" views, the test accuracy by the views of :func:`bridgeout_lite.training.evaluate`.
+        The measure "activations" adds layers (:func:`measure_activations`) and maps (:func:`activation_maps`);
+        "pruning" adds pruning (:func:`measure_pruning`) and, to the provenance, latency (:func:`measure_latency`);
+        "train" adds train_accuracy and train_loss on images as they are; "views" the test accuracy by the views of
+        :func:`bridgeout_lite.training.evaluate`.
         """
         model = self.build(images)
         if self.cut:
@@ -176,16 +156,7 @@ def run(
     progress: bool = True,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Record:
-    """Train one experiment and measure it. The test split is read once, after training.
-
-    Args:
-        experiment: what to run.
-        images: already loaded data of that name; defaults to loading it.
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
-
-    Returns:
-        A :class:`~bridgeout_lite.Record` with the metrics of :meth:`Experiment.measure`.
-    """
+    """Train one experiment and measure it: its :meth:`~bridgeout_lite.studies.experiment.Experiment.run`."""
     return experiment.run(images, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch)
 
 

@@ -15,6 +15,9 @@ from ..modules import capture_activations
 from ..runs.records import Record, rounded
 from ..sparsity import record_activations
 
+# What is said of the sparsity of a layer.
+SPARSITY = ("hoyer", "gini", "zero_fraction", "rms")
+
 # log10 of an activation over its layer's root mean square; the bins of the recorded histograms
 HISTOGRAM_EDGES = tuple(round(-3.0 + 0.1 * k, 1) for k in range(46))
 
@@ -75,6 +78,6 @@ def layers_frame(records: Iterable[Record], *, per_sample: bool = False) -> pd.D
         for name, layer in record.metrics.get("layers", {}).items():  # a run that diverged has none
             row = {k: spec[k] for k in ("model", "method", "p", "q", "seed")} | {"layer": name}
             measured = layer["per_sample"] if per_sample else layer
-            row |= {k: measured[k] for k in ("hoyer", "gini", "zero_fraction", "rms")}
+            row |= {k: measured[k] for k in SPARSITY}
             rows.append(row | {"noise_power": spec["p"] / (1 - spec["p"]) * layer["noise_ratio"]})
     return pd.DataFrame(rows)

@@ -41,6 +41,7 @@ _SOURCE = "bridgeout_lite.studies.arena.standings(records), or a table with the 
 _POINT = ("network", "method", "treatment", "amount")
 _NUMBERS = ("amount", "accuracy", "macs", "parameters")
 _COSTS = ("macs", "parameters", "latency")
+_MEASURED = ("accuracy", "low", "high", "n")
 
 
 def _points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -68,13 +69,12 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _stops(shares: Iterable[float]) -> list[float]:
     """The budgets, in %: the largest of each group of near shares, rounded up so that it is within."""
-    stops: list[list[float]] = []
+    groups: list[list[float]] = []
     for share in sorted(shares):
-        if stops and share <= _NEAR * stops[-1][0]:
-            stops[-1].append(share)
-        else:
-            stops.append([share])
-    return [math.ceil(10 * group[-1] - 1e-9) / 10 for group in stops]
+        if not groups or share > _NEAR * groups[-1][0]:
+            groups.append([])
+        groups[-1].append(share)
+    return [math.ceil(10 * group[-1] - 1e-9) / 10 for group in groups]
 
 
 class Arena(Recorded):
@@ -86,24 +86,17 @@ class Arena(Recorded):
     test accuracy. The front is so picked, and its height is that of the best of many means.
 
     Args:
-        frame: one row per seed (or what makes such a data frame), with columns network ("vgg11", "resnet14"), method (a
-            key), label (its name), treatment ("removed, recalibrated" or "fine-tuned"), amount (share of the filters
+        frame: one row per seed, as :func:`bridgeout_lite.studies.arena.study.standings` makes them, with columns
+            network, method (a key), label (its name), treatment (one of ``TREATMENTS``), amount (share of the filters
             that are removed; 0.0 is the whole network), seed, accuracy (test, %), macs, parameters, latency_share
-            (over the whole network's in the same run, as only times taken in turn can be compared; nan where it was not
-            measured). What was not run is not there.
+            (over the whole network's in the same run; nan where it was not measured). What was not run is not there.
         failures: why a method has no row, by its key, or by (network, key) where it failed on one network alone.
-        chosen: keys of the methods that are shown in colour, at most eight.
-        timed: on what latency was measured, in words.
-
-    Attributes:
-        chosen: by place the key of the method that has this place's colour, or "".
-        alone: whether the other methods are hidden.
+        chosen: keys of the methods that are shown in colour, at most eight; "" leaves a colour free.
+        timed: on what latency was measured, in words. alone: whether the other methods are hidden.
 
     Raises:
         ValueError: the frame has no row, lacks a column, has a row twice, a number that is not finite, another
             treatment, or no whole network; a failure or a control is of what is not there.
-
-    See :func:`bridgeout_lite.studies.arena.study.final` for such a frame of recorded runs.
     """
 
     file = "arena"
@@ -155,21 +148,16 @@ class Arena(Recorded):
             "treatment": menu("treatment", treatments, treatments[-1]),
             "budget": slider("budget: multiply-adds kept (%)", stops, min(stops, key=lambda stop: abs(stop - 50))),
         }
-        columns = ["network", "place", "treatment", "amount", "share", "accuracy", "low", "high", "n", *_COSTS]
-        rows = self._points.assign(
-            network=self._points["network"].map(networks.index),
-            treatment=self._points["treatment"].map(treatments.index),
-        )[columns]
-        points = [
-            [None if pd.isna(value) else value for value in row] for row in rows.astype(object).to_numpy().tolist()
-        ]
+        places = {"network": networks.index, "method": methods.index, "treatment": treatments.index}
+        rows = self._points.assign(**{name: self._points[name].map(place) for name, place in places.items()})
+        rows = rows[[*places, "amount", "share", *_MEASURED, *_COSTS]].astype(object)
         super().__init__(
             **values,
             controls=controls,
             chosen=[key for key in CHOSEN if key in labels] if chosen is None else list(chosen),
             networks=[[key, NETWORKS.get(key, key)] for key in networks],
             methods=[[key, str(label)] for key, label in labels.items()],
-            points=points,
+            points=rows.where(rows.notna(), None).to_numpy().tolist(),
             failures=[[networks.index(network), methods.index(key), reason] for network, key, reason in failed],
         )
 
@@ -199,14 +187,12 @@ class Arena(Recorded):
 
     def ranking(self) -> pd.DataFrame:
         """The methods that have a network within the budget, one row each, by mean accuracy: method, label, accuracy,
-        low, high (95 % interval; nan with one seed), n (seeds), amount, share (%), macs, parameters, latency
-        (% of the whole network's)."""
+        low, high (95 % interval; nan with one seed), n (seeds), amount, share (%), macs, parameters, latency (%)."""
         rows = self._present()
         rows = rows[rows["share"] <= self.budget].sort_values("share", kind="stable").groupby("method").tail(1)
         rows = rows.sort_values(["accuracy", "place"], ascending=[False, True], ignore_index=True)
-        rows.insert(0, "label", rows["method"].map(dict(self.methods)))
-        columns = ["method", "label", "accuracy", "low", "high", "n", "amount", "share", *_COSTS]
-        return rows[columns]
+        rows = rows.assign(label=rows["method"].map(dict(self.methods)))
+        return rows[["method", "label", *_MEASURED, "amount", "share", *_COSTS]]
 
     def numbers(self) -> dict[str, float]:
         """How many methods have a network within the budget, the highest mean accuracy (%) among these with its 95 %

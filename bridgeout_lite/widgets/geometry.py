@@ -102,12 +102,8 @@ class BridgeGeometry(Figure):
     the drop probability with which Bridgeout has this solution, p from :math:`\lambda = \tfrac12 p/(1-p)`; for q < 1
     the penalised problem may have another solution, so there is none.
 
-    Args:
-        q: exponent, 0.5 to 4. r: budget, 0.1 to 1.3; the ball meets the axes at r for every q. rho: correlation of
-            the features, -0.9 to 0.9. a1, a2: the least-squares solution, at most 1.6 and 1.3 in size.
-
-    Raises:
-        ValueError: a number outside its slider.
+    The arguments are the controls: exponent q, budget r (the ball meets the axes at r for every q), correlation rho of
+    the features, and the least-squares solution a1, a2. A ValueError for a number outside its slider.
     """
 
     file = "geometry"

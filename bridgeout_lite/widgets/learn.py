@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes
 
+from ..checks import check_whole
 from ..figures import BLUE, panels
 from ..noise import SLOPE_FLOOR
 from ..theory import bridge_path
@@ -57,12 +58,8 @@ class LearnWhileYouDrag(Figure):
     * "Bridgeout": on the weights, one mask for the batch. The penalty is
       :math:`\tfrac12\tfrac p{1-p}\sum_j\overline{x_j^2}\,|w_j|^q`, whose minimiser :func:`bridge_path` finds.
 
-    Args:
-        method: one of ``METHODS``. p: 0.05 to 0.7. q: 0.5 to 3. rate: the step size, one of ``RATES``. seed: of rows
-            and masks.
-
-    Raises:
-        ValueError: a control outside these ranges, or a table that does not fit its features.
+    The arguments are the controls: ``method`` one of ``METHODS``, ``rate`` the step size, one of ``RATES``, ``seed`` of
+    rows and masks. A ValueError for a value outside of its control, or a table that does not fit its features.
     """
 
     file = "learn"
@@ -135,8 +132,7 @@ class LearnWhileYouDrag(Figure):
 
     def run(self, steps: int) -> tuple[Array, Array]:
         """The weights after ``steps`` steps from zero (0 or more), and their running average, as the page has them."""
-        if steps < 0:
-            raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+        check_whole(steps, "steps", 0)
         x, y, _, _ = self.rows()
         d = x.shape[1]
         shape = (d,) if self.method == METHODS[0] else (BATCH, d)

@@ -24,12 +24,8 @@ class NoisePenalty(Figure):
     theory's x and :math:`|x|^q p/(1-p)`; the relative noise :math:`|x|^{q/2-1}\sqrt{p/(1-p)}`; and the penalty
     :math:`\tfrac12\tfrac{p}{1-p}|x|^q` (nats, squared loss, weight 1).
 
-    Args:
-        x: the activation, -2 to 2. p: drop probability, 0 to 0.9. q: exponent, 0 to 4. form: "odd" or "even".
-        seed: seeds the draws.
-
-    Raises:
-        ValueError: a control outside these ranges.
+    The arguments are the controls: activation x, drop probability p, exponent q, form, and seed of the draws. A
+    ValueError for a value outside of its control.
     """
 
     file = "noise_penalty"

@@ -110,20 +110,16 @@ class PruningExplorer(Recorded):
     every method at the chosen share, the filters of one layer sorted by norm, and the network as it thins out, with
     what it costs.
 
-    A treatment is a recorded curve (see ``studies.curves``) that prunes filters; those that prune single
-    weights are not in this figure. Few settings are recorded, so p, q and target move together: the one that is moved
-    keeps its value, the others go to the nearest that is recorded with it. A method of which nothing is recorded at the
-    present p, q and target starts with the setting that was chosen for it on validation images.
+    Few settings are recorded, so p, q and target move together: the one that is moved keeps its value, the others go to
+    the nearest that is recorded with it. A method of which nothing is recorded at the present p, q and target starts
+    with the setting that was chosen for it on validation images.
 
     What is drawn of a network is what any treatment does by number: ``int(O * amount)`` of O filters fall in each
     convolution. Parameters and multiply-adds are those recorded of the smaller network; latency is the median over all
     runs of its ratio to the whole network's. Zeroed filters are still computed and save nothing.
 
     Args:
-        comparisons: of one or several data sets, networks and recipes, from
-            :func:`bridgeout_lite.studies.pruning.tables.comparisons`.
-
-    Attributes:
+        comparisons: from :func:`bridgeout_lite.studies.pruning.tables.comparisons`.
         overlay: whether the published curve of the method is drawn.
 
     Raises:

@@ -7,7 +7,7 @@ from torch import nn
 import bridgeout_lite as bl
 from bridgeout_lite.modules import capture_activations, doubled, evaluating, pick, seeded
 from bridgeout_lite.rivals import proximal
-from bridgeout_lite.studies.explanations.features import explained_share
+from bridgeout_lite.studies.explanations.features import explained_share, predict
 from bridgeout_lite.theory import lq_penalty
 
 
@@ -29,6 +29,7 @@ LOOKS = {
     "run_once": lambda model, digits: bl.modules.run_once(model, digits.train.x[:2].float()),
     "cost": lambda model, digits: bl.cost.measure(model, digits.train.x[:2].float(), repeats=1),
     "recalibrate": lambda model, digits: bl.pruning.recalibrate_batchnorm(model, digits, 1),
+    "predict": lambda model, digits: predict(model, digits.train.x[:2].float()),
     "trajectories": lambda model, digits: bl.rivals.trajectories(model, digits.train.x[:2].float(), where=is_layer),
 }
 

@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -959,12 +958,6 @@ def test_evaluate_bad_split(digits):
     empty = dataclasses.replace(digits, valid=Split(digits.valid.x[:0], digits.valid.y[:0]))
     with pytest.raises(ValueError, match="the valid split of digits is empty"):
         evaluate(build(), empty, "valid")
-
-
-def test_unknown_model():
-    with pytest.raises(ValueError) as error:
-        bl.build_model("smalcnn")
-    assert re.search(r"name must be one of .*'smallcnn'.*, got 'smalcnn'; did you mean 'smallcnn'", one_line(error))
 
 
 # --- experiments ------------------------------------------------------------------------------------------------------

@@ -105,12 +105,6 @@ def test_no_runs_are_said_to_be_none(function, frame):
         function(frame, "vgg11")
 
 
-def test_a_record_names_the_data_it_was_made_of():
-    images = bl.load_images("digits", train=256, valid=100, test=100)
-    with pytest.raises(ValueError, match="asks for 'cifar10' but the data given is 'digits'"):
-        ArenaExperiment(**TINY | {"dataset": "cifar10"}).run(images, progress=False)
-
-
 def test_a_run_repeats_to_the_bit(records):
     again = ArenaExperiment(method="bridgeout", **arena.CONTENDERS["bridgeout"].strengths[-1], **TINY).run(
         progress=False

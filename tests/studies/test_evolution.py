@@ -334,11 +334,11 @@ def test_cutting_keeps_the_largest_filters():
 @pytest.mark.parametrize(
     "sizes, by, says",
     [
-        ({"conv1": 0}, "magnitude", "'conv1' has 8 channels, of which 1 to 8 can stay; got 0"),
-        ({"conv1": 9}, "random", "'conv1' has 8 channels, of which 1 to 8 can stay; got 9"),
-        ({"conv1": 2.0}, "random", "1 to 8 can stay; got 2.0"),
-        ({"conv1": "2"}, "random", "1 to 8 can stay; got '2'"),
-        ({"conv1": True}, "random", "1 to 8 can stay; got True"),
+        ({"conv1": 0}, "magnitude", "the size of 'conv1' must be a whole number from 1 to 8, got 0"),
+        ({"conv1": 9}, "random", "the size of 'conv1' must be a whole number from 1 to 8, got 9"),
+        ({"conv1": 2.0}, "random", "a whole number from 1 to 8, got 2.0"),
+        ({"conv1": "2"}, "random", "a whole number from 1 to 8, got '2'"),
+        ({"conv1": True}, "random", "a whole number from 1 to 8, got True"),
         ({"conv99": 3}, "magnitude", "the root of sizes must be one of 'conv1', .*, got 'conv99'"),
         ({"conv1": 3}, "age", "by must be one of 'magnitude', 'random', got 'age'"),
     ],
@@ -440,11 +440,6 @@ def test_an_interrupted_lineage_goes_on_to_the_same_result(digits, tmp_path):
     assert len(rows) < 2 + 1 + 2, "what was trained before is not trained again"
 
 
-def test_data_of_another_name(digits):
-    with pytest.raises(ValueError, match="asks for 'cifar10' but the data given is 'digits'"):
-        dataclasses.replace(QUICK, dataset="cifar10").run(digits)
-
-
 @pytest.mark.parametrize(
     "make, bad, says",
     [
@@ -473,7 +468,6 @@ def test_bad_experiments(make, bad, says):
 def test_specs_tell_experiments_apart():
     settings = [QUICK, *(dataclasses.replace(QUICK, **c) for c in ({"seed": 1}, {"stress": 0.5}, {"inherit": False}))]
     assert len({fingerprint(e.spec) for e in settings}) == 4
-    assert fingerprint(dataclasses.replace(QUICK, factor=0.8, stress=0).spec) == fingerprint(QUICK.spec)
 
 
 def test_a_teacher_is_known_and_its_runs_repeat():

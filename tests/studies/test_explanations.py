@@ -466,7 +466,7 @@ def test_bad_experiments():
 
 def test_the_sweep_has_three_seeds_of_everything():
     experiments = explain.explanations()
-    assert len({bl.runs.records.fingerprint(e.spec) for e in experiments}) == len(experiments) == 27
+    assert len(experiments) == 27
     settings = {(e.dataset, e.method, e.p, e.q) for e in experiments}
     assert len(settings) * 3 == len(experiments)
 
@@ -580,21 +580,9 @@ def test_few_features_bad_numbers_and_layers_that_do_not_run():
             explain.mu_lasso(draw(4, 2), torch.tensor([0, 1, 0, 1]), mu, 2)
     with pytest.raises(ValueError, match="draws must be a whole number >= 1"):
         explain.ablation(model, x, torch.tensor([0, 1, 0, 1]), torch.eye(2), [("1", 0), ("1", 1)], draws=0)
-    with pytest.raises(ValueError, match="period must lie between 1 and"):
+    with pytest.raises(ValueError, match="period must be a whole number from 1 to 8, got 0"):
         explain.grid_strength(draw(1, 8, 8), 0)
     model.add_module("idle", nn.Module())
     model.forward = lambda x: model[3](model[2](model[1](model[0](x))))
     with pytest.raises(ValueError, match="layer 'idle' puts out no tensor"):
         explain.channel_features(model, x, ["idle"])
-
-
-def test_a_prediction_that_fails_leaves_the_modes_as_they_were():
-    model = network().train()
-    with pytest.raises(RuntimeError):
-        explain.predict(model, draw(2, 1, 32, 32))
-    assert model.training and all(module.training for module in model.modules())
-
-
-def test_images_of_another_name_are_refused(digits):
-    with pytest.raises(ValueError, match="asks for 'flowers-single-6c' but the data given is 'digits'"):
-        explain.ExplanationExperiment().run(digits)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 import bridgeout_lite as bl
 from bridgeout_lite import CheckpointError
-from bridgeout_lite.runs.records import fingerprint
 from bridgeout_lite.studies import language
 from bridgeout_lite.studies.language import (
     LanguageExperiment,
@@ -370,7 +369,6 @@ def test_a_spec_is_enough_to_run_it_again():
     assert spec.pop("task") == "language"
     assert set(spec) == {f.name for f in dataclasses.fields(LanguageExperiment)}
     assert LanguageExperiment(**{**spec, "recipe": LanguageRecipe(**spec["recipe"])}) == SMALL
-    assert fingerprint(dataclasses.replace(SMALL, q=2).spec) == fingerprint(dataclasses.replace(SMALL, q=2.0).spec)
 
 
 @pytest.mark.parametrize(
@@ -382,14 +380,8 @@ def test_experiments_that_cannot_be(bad):
     assert next(iter(bad)) in one_line(error)
 
 
-def test_tokens_of_another_text(tokens):
-    with pytest.raises(ValueError, match="asks for 'python-manual' but the data given is 'verse'"):
-        SMALL.run(tokens, device="cpu", progress=False)
-
-
 def test_the_sweep_names_every_run_once():
     runs = language.language_model()
-    assert len({fingerprint(run.spec) for run in runs}) == len(runs)
     search = [run for run in runs if run.seed == 0 and run.train]
     assert len(search) == 2 * (1 + len(language.SEARCHED_Q) * len(language.SEARCHED_P))
     for seed in (1, 2):

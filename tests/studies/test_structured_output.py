@@ -328,8 +328,7 @@ def test_experiments_are_checked(options, word):
 def test_variants_are_named_by_their_weights():
     names = {(0, 0): "sup", (1, 0): "+in", (0, 1): "+out", (1, 1): "+both"}
     for (l_in, l_out), name in names.items():
-        assert StructuredExperiment(l_in=l_in, l_out=l_out).variant == name
-    assert StructuredExperiment(l_in=1) == StructuredExperiment(l_in=1.0)
+        assert structured_output.variant(l_in, l_out) == name
 
 
 def searched_records(error):
@@ -345,7 +344,6 @@ def test_weights_are_chosen_by_validation_in_the_search_alone():
 
 def test_the_sweep_has_every_variant_with_its_seeds():
     experiments = bl.studies.sweeps()["structured-output"]()
-    assert len({fingerprint(e.spec) for e in experiments}) == len(experiments)
     frame = structured_output.structured_frame([Record(e.spec, {"valid_error": 0.0}, {}) for e in experiments])
     for dataset, (counts, more, seeds) in structured_output.TASKS.items():
         part = frame[(frame["dataset"] == dataset) & (frame["method"] == "none")]

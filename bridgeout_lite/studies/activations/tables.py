@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...runs.records import Record
+from ..measures import SPARSITY
 
 MODEL = "smallcnn"
 """The network of the grid."""
@@ -43,8 +44,7 @@ def layer_rows(record: Record, score: str) -> list[dict[str, Any]]:
     spec, metrics = record.spec, record.metrics
     row = {k: spec[k] for k in ("model", "dataset", "p", "q", "seed")} | ({} if spec["p"] else {"q": 0.0})
     row |= {split: metrics[f"{split}_{score}"] for split in ("valid", "test")}
-    measures = ("hoyer", "gini", "zero_fraction", "rms")
-    return [row | {"layer": name} | {k: layer[k] for k in measures} for name, layer in metrics["layers"].items()]
+    return [row | {"layer": name} | {k: layer[k] for k in SPARSITY} for name, layer in metrics["layers"].items()]
 
 
 def grid(records: Iterable[Record]) -> pd.DataFrame:

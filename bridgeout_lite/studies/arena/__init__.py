@@ -2,29 +2,6 @@
 
 from ..base import Study
 from .claims import SECTION
-from .study import (
-    AMOUNTS,
-    BATCHES,
-    CHOSEN,
-    CONTENDERS,
-    CONTROLS,
-    LABELS,
-    NETWORKS,
-    RANKINGS,
-    TREATMENTS,
-    ArenaExperiment,
-    arena_frame,
-    arena_runs,
-    choose_strengths,
-    complete,
-    exact_zeros,
-    final,
-    measure_points,
-    repeats,
-    search,
-    setting,
-    smaller,
-    standings,
-)
+from .study import *
 
 STUDY = Study("arena", {"arena": arena_runs}, (SECTION,), table=arena_frame)

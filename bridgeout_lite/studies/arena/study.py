@@ -9,6 +9,7 @@ nothing is trained again.
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ from ...rivals.channels import prune_to_budget
 from ...runs.records import Record
 from ...training import Recipe, evaluate, fit
 from ..curves import dropout_places
-from ..experiment import ImageExperiment, Run, accuracies, columns
+from ..experiment import ImageExperiment, Run, accuracies, columns, runs_of
 
 # Shares of the filters: the operating points.
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)
@@ -139,31 +140,18 @@ class ArenaExperiment(ImageExperiment):
         self.check(needs=nn.BatchNorm2d)
         check_choice(self.method, (*CONTENDERS, "scratch"), "method")
         self._settle(p=check_probability(self.p), q=check_exponent(self.q))
-        self._settle(strength=check_positive(self.strength, "strength"), cut=check_positive(self.cut, "cut"))
-        if self.method == "targeted":
-            check_fraction(self.strength, "strength")
+        within = check_fraction if self.method == "targeted" else check_positive
+        self._settle(strength=within(self.strength, "strength"), cut=check_positive(self.cut, "cut"))
         if (self.cut > 0) != (self.method == "scratch") or self.cut >= 1:
             raise ValueError(f"cut goes with method='scratch', 0 < cut < 1; got {self.method!r}, cut={self.cut:g}")
 
     def attach(self, model: nn.Module, example_input: Tensor) -> Regulariser | None:
         """Attach the method to a model; what the training loop has to call, if anything."""
-        if self.method == "dropout":
-            attach_sparseout(model, self.p, 2.0, where=dropout_places(self.model))
-        elif self.method == "sparseout":
-            attach_sparseout(model, self.p, self.q)
-        elif self.method == "dropconnect":
-            gates.attach_dropconnect(model, self.p)
-        elif self.method == "bridgeout":
-            attach_bridgeout(model, self.p, self.q)
-        rival = self._rival(example_input)
-        if isinstance(rival, gates.TargetedDropout | gates.L0Gates | paths.FeatureFlow):
-            rival.attach(model)
-        return rival
-
-    def _rival(self, example_input: Tensor) -> Regulariser | None:
-        if self.method in SPLIT:
-            return penalties.SparseGroupLasso(self.strength, SPLIT[self.method], **SPLITTING)
-        makers: dict[str, Callable[[], Regulariser]] = {
+        makers: dict[str, Callable[[], Any]] = {
+            "dropout": lambda: attach_sparseout(model, self.p, 2.0, where=dropout_places(self.model)),
+            "sparseout": lambda: attach_sparseout(model, self.p, self.q),
+            "dropconnect": lambda: gates.attach_dropconnect(model, self.p),
+            "bridgeout": lambda: attach_bridgeout(model, self.p, self.q),
             "targeted": lambda: gates.TargetedDropout(self.p, self.strength, "filters"),
             "l0-gates": lambda: gates.L0Gates(self.strength),
             "l1": lambda: penalties.L1(self.strength, proximal=True),
@@ -171,7 +159,14 @@ class ArenaExperiment(ImageExperiment):
             "oicsr": lambda: channels.OICSR(self.strength, example_input),
             "feature-flow": lambda: paths.FeatureFlow(self.strength, self.strength),
         }
-        return makers[self.method]() if self.method in makers else None
+        for name, kind in SPLIT.items():
+            makers[name] = functools.partial(penalties.SparseGroupLasso, self.strength, kind, **SPLITTING)
+        made = makers[self.method]() if self.method in makers else None
+        if not isinstance(made, Regulariser):
+            return None  # what there is, is in the model
+        if hasattr(made, "attach"):
+            made.attach(model)
+        return made
 
     def measure(self, images: Images, run: Run) -> dict[str, Any]:
         """Train the contender; choose its ranking on the validation images.
@@ -199,8 +194,7 @@ class ArenaExperiment(ImageExperiment):
         measured = accuracies(model, images, history.precision)
         return {
             "history": columns(history, "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"),
-            "valid_accuracy": measured["valid_accuracy"],
-            "test_accuracy": measured["test_accuracy"],
+            **{name: measured[name] for name in ("valid_accuracy", "test_accuracy")},
             "zeros": exact_zeros(model),
             "ranking": ranking,
             "points": points,
@@ -221,9 +215,8 @@ def smaller(model: nn.Module, amount: float, example_input: Tensor, ranking: str
     without ``amount`` of every layer's filters.
 
     Args:
-        ranking: "layer" (L2 norm) or "l1", the smallest filters of each layer; "random" ones; "network", the channels
-            of the lowest group energy anywhere (:func:`bridgeout_lite.rivals.channels.prune_to_budget`).
-        seed: of the random pick.
+        ranking: "layer" (L2 norm) or "l1", the smallest filters of each layer; "random" ones, picked by ``seed``;
+            "network", the channels of the lowest group energy anywhere.
 
     Raises:
         ValueError: another ranking; otherwise as :func:`bridgeout_lite.pruning.remove_filters` and
@@ -232,10 +225,8 @@ def smaller(model: nn.Module, amount: float, example_input: Tensor, ranking: str
     check_choice(ranking, (*RANKINGS, *CONTROLS), "ranking")
     if not amount:
         return copy.deepcopy(model)
-    criterion = ranking if ranking in CONTROLS else "l2"
-    even = remove_filters(
-        model, amount, example_input, criterion=criterion, generator=torch.Generator().manual_seed(seed)
-    )
+    criterion, draws = ranking if ranking in CONTROLS else "l2", torch.Generator().manual_seed(seed)
+    even = remove_filters(model, amount, example_input, criterion=criterion, generator=draws)
     if ranking != "network":
         return even
     budget = count(even, example_input)[1] / count(model, example_input)[1]
@@ -245,7 +236,7 @@ def smaller(model: nn.Module, amount: float, example_input: Tensor, ranking: str
 def measure_points(
     model: nn.Module, images: Images, experiment: ArenaExperiment, precision: str
 ) -> tuple[dict[str, Any], str]:
-    """Accuracies and sizes at the operating points; see :func:`run_arena`."""
+    """points and ranking of :meth:`ArenaExperiment.measure`."""
     example = images.normalize(images.train.x[:1])
     if experiment.method == "scratch":  # it is an operating point of its own
         accuracies = {split: _accuracies([model], images, split, precision) for split in ("valid", "test")}
@@ -335,10 +326,8 @@ def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
     Pruning by L1 norm and at random, measured on networks trained without a method, are methods "l1-norm" and "random".
     Records of other studies, and runs that diverged, are passed over."""
     rows = []
-    for record in records:
+    for record in runs_of(records, study="arena"):
         spec, metrics = record.spec, record.metrics
-        if spec.get("study") != "arena" or "points" not in metrics:
-            continue
         names = {metrics["ranking"]: spec["method"], "l1": "l1-norm", "random": "random"}
         for ranking, points in metrics["points"].items():
             if ranking not in names:

@@ -21,8 +21,8 @@ Sources: Shafiee et al. 2019, arXiv:1801.05387 (stress); Shafiee, Mishra and Won
 
 from ..base import Study
 from .claims import SECTION
-from .study import CONTROLS, EvolutionExperiment, Generation, at_size, lineages, lineages_frame
-from .synthesis import TRUNCATION, cluster_probability, cut, stress_moments, survivors, synthesize
-from .teacher import ALIKE, TeacherExperiment, teachers_frame
+from .study import *
+from .synthesis import *
+from .teacher import *
 
 STUDY = Study("evolution", {"evolution": lineages}, (SECTION,), table=lineages_frame)

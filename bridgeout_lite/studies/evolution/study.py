@@ -19,30 +19,11 @@ from ...pruning import recalibrate_batchnorm
 from ...rivals.gates import LAWS, Stress
 from ...runs.records import Record
 from ...training import Recipe, fit
-from ..experiment import ImageExperiment, Run, accuracies
+from ..experiment import ImageExperiment, Run, accuracies, runs_of
 from .synthesis import cut, derived_seed, synthesize
 from .teacher import TeacherExperiment
 
 CONTROLS = ("whole", "restarted", "gradual", "magnitude", "random", "scratch")
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """One trained network of a lineage or of its controls.
-
-    Attributes:
-        generation: 0 for the first network.
-        parameters, macs: its size; multiply-adds per image.
-        valid_accuracy, test_accuracy: in %, with BatchNorm re-estimated after training.
-        stale_accuracy: validation accuracy before that, with the statistics that training left, in %.
-    """
-
-    generation: int
-    parameters: int
-    macs: int
-    valid_accuracy: float
-    test_accuracy: float
-    stale_accuracy: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +69,17 @@ class EvolutionExperiment(ImageExperiment):
         for control in self.controls:
             check_choice(control, CONTROLS, "controls")
         check_whole(self.generations, "generations")
-        self._settle(
-            factor=check_fraction(self.factor, "factor", zero=False), stress=check_fraction(self.stress, "stress")
-        )
-        self._settle(controls=tuple(self.controls))
+        self._settle(factor=check_fraction(self.factor, "factor", zero=False), controls=tuple(self.controls))
+        self._settle(stress=check_fraction(self.stress, "stress"))
 
     def measure(self, images: Images, run: Run) -> dict[str, Any]:
         """Train the lineage and its controls. Each training keeps a checkpoint of its own, named after the run's, until
         all are done. No choice is made on the test split, on which each network is measured once.
 
         Returns:
-            generations, a list of :class:`Generation` as dictionaries; controls, such a list per control; widths, the
+            generations, one entry per trained network: generation (0 for the first), parameters, macs (multiply-adds
+            per image), valid_accuracy and test_accuracy (%, with BatchNorm re-estimated after training) and
+            stale_accuracy (on the validation images before that); controls, such a list per control; widths, the
             channels of the last offspring by root; valid_accuracy and test_accuracy of the last offspring.
         """
         example = images.normalize(images.train.x[:1])
@@ -113,19 +94,16 @@ class EvolutionExperiment(ImageExperiment):
                 model = cut(self._new(str(generation), images, run), widths[-1], "random", example, draws)
             rows.append(self._trained(model, str(generation), generation, images, run, stress=self.stress))
         controls = {name: self._control(name, first, widths, images, run) for name in self.controls}
-        for file in self._checkpoints(run):
-            file.unlink(missing_ok=True)
-        return {
-            "generations": [dataclasses.asdict(row) for row in rows],
-            "controls": {name: [dataclasses.asdict(row) for row in found] for name, found in controls.items()},
-            "widths": widths[-1],
-            "valid_accuracy": rows[-1].valid_accuracy,
-            "test_accuracy": rows[-1].test_accuracy,
-        }
+        phases = range(self.generations + 1)
+        for phase in (*phases, *(f"{name}-{generation}" for name in controls for generation in phases)):
+            if file := _beside(run.checkpoint, phase):
+                file.unlink(missing_ok=True)
+        last = {split: rows[-1][split] for split in ("valid_accuracy", "test_accuracy")}
+        return {"generations": rows, "controls": controls, "widths": widths[-1]} | last
 
     def _control(
         self, name: str, first: nn.Module, widths: list[dict[str, int]], images: Images, run: Run
-    ) -> list[Generation]:
+    ) -> list[dict[str, float]]:
         """The networks of one control: one per generation, of "whole" the last alone."""
         example = images.normalize(images.train.x[:1])
         draws, before = self._draws(name), plain_copy(first)
@@ -164,35 +142,28 @@ class EvolutionExperiment(ImageExperiment):
         *,
         epochs: int | None = None,
         stress: float = 0.0,
-    ) -> Generation:
+    ) -> dict[str, float]:
         """Train ``model`` in place for ``epochs`` (default: the recipe's), re-estimate BatchNorm, and measure it."""
         recipe = self.recipe if epochs is None else dataclasses.replace(self.recipe, epochs=epochs)
         method = Stress(stress, self.law)
         if stress:
             method.attach(model)
-        checkpoint = None
-        if run.checkpoint is not None:
-            checkpoint = Path(run.checkpoint).with_name(f"{Path(run.checkpoint).stem}-{phase}.pt")
-        history = run.train(fit, model, images, recipe, seed=derived_seed(self.seed, phase), checkpoint=checkpoint)
+        own: dict[str, Any] = {"seed": derived_seed(self.seed, phase), "checkpoint": _beside(run.checkpoint, phase)}
+        history = run.train(fit, model, images, recipe, **own)
         if stress:
             method.detach(model)
         if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
             recalibrate_batchnorm(model, images, batch_size=recipe.batch_size, flip=bool(recipe.flip), crop=recipe.crop)
+        parameters, macs = count(model, images.normalize(images.train.x[:1]))
         measured = accuracies(model, images, history.precision)
-        return Generation(
-            generation,
-            *count(model, images.normalize(images.train.x[:1])),
-            measured["valid_accuracy"],
-            measured["test_accuracy"],
-            history.last_row["valid_accuracy"],
-        )
+        row: dict[str, float] = {"generation": generation, "parameters": parameters, "macs": macs}
+        row |= {name: measured[name] for name in ("valid_accuracy", "test_accuracy")}
+        return row | {"stale_accuracy": history.last_row["valid_accuracy"]}
 
-    def _checkpoints(self, run: Run) -> list[Path]:
-        if run.checkpoint is None:
-            return []
-        phases = [str(generation) for generation in range(self.generations + 1)]
-        phases += [f"{name}-{generation}" for name in self.controls for generation in range(1, self.generations + 1)]
-        return [Path(run.checkpoint).with_name(f"{Path(run.checkpoint).stem}-{phase}.pt") for phase in phases]
+
+def _beside(checkpoint: str | Path | None, phase: object) -> Path | None:
+    """The checkpoint of one training of a run."""
+    return None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).stem}-{phase}.pt")
 
 
 def lineages() -> list[EvolutionExperiment | TeacherExperiment]:
@@ -215,14 +186,12 @@ def lineages() -> list[EvolutionExperiment | TeacherExperiment]:
 
 
 def lineages_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run and trained network: dataset, factor, stress, inherit, seed, arm ("lineage" or the control), the
-    fields of :class:`Generation`, and macs_share and parameters_share, its size over that of generation 0. Records of
-    other kinds are passed over."""
+    """One row a run and trained network: dataset, factor, stress, inherit, seed, arm ("lineage" or the control), what
+    :meth:`EvolutionExperiment.measure` says of it, and macs_share and parameters_share, its size over that of the
+    first. Records of other kinds are passed over."""
     rows = []
-    for record in records:
+    for record in runs_of(records, task="evolution"):
         spec, metrics = record.spec, record.metrics
-        if spec.get("task") != "evolution" or "generations" not in metrics:
-            continue
         run = {k: spec[k] for k in ("dataset", "factor", "stress", "inherit", "seed")}
         first = metrics["generations"][0]
         networks = {"lineage": metrics["generations"]} | metrics["controls"]

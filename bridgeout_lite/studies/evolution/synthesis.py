@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as masks
 
 from ...channels import ChannelGroup, black_image, channel_groups, check_model, plain_copy, remove_channels
-from ...checks import check_choice, check_fraction
+from ...checks import check_choice, check_fraction, check_whole
 from ...pruning import GRANULARITIES
 from ...rivals.gates import LAWS, survival, synapse_probability
 from ...sparsity import filter_norms
@@ -23,11 +23,8 @@ def cluster_probability(w: Tensor, *, truncation: float = TRUNCATION, law: str =
 
     .. math:: s_c = \operatorname{mean}_k\; |w_{ck}|\,[\,|w_{ck}| \ge tZ\,], \qquad Z = \max_{ck}|w_{ck}| .
 
-    Args:
-        w: weights of one layer, (filters, ...). truncation: t, 0 <= t <= 1. law: "exp" or "rescaled".
-
-    Returns:
-        (filters,), float64. The strongest filter has probability 1.
+    ``w`` are the weights of one layer (filters, ...), ``truncation`` is t, 0 <= t <= 1, ``law`` "exp" or "rescaled".
+    The result is (filters,) in float64; the strongest filter has probability 1.
 
     Raises:
         ValueError: no weights, or no filters of them; truncation outside [0, 1]; otherwise as
@@ -47,11 +44,8 @@ def _strength(w: Tensor, truncation: float) -> Tensor:
 
 
 def stress_moments(w: Tensor, strength: float, law: str = "exp") -> tuple[Tensor, Tensor]:
-    r"""Mean :math:`w(1-s(1-P))` and variance :math:`s^2w^2P(1-P)` of a weight under stress, each like ``w``.
-
-    Raises:
-        ValueError: as :func:`bridgeout_lite.rivals.gates.stressed`.
-    """
+    r"""Mean :math:`w(1-s(1-P))` and variance :math:`s^2w^2P(1-P)` of a weight under stress, each like ``w``. Errors as
+    for :func:`bridgeout_lite.rivals.gates.stressed`."""
     s, kept = check_fraction(strength, "strength"), synapse_probability(w, law)
     return w * (1 - s * (1 - kept)), (s * w).square() * kept * (1 - kept)
 
@@ -154,11 +148,7 @@ def cut(
     for root in sizes:
         check_choice(root, tuple(group.root for group in groups), "the root of sizes")
     for group in groups:
-        keep = sizes.get(group.root, group.size)
-        if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= group.size:
-            raise ValueError(
-                f"{group.root!r} has {group.size} channels, of which 1 to {group.size} can stay; got {keep!r}"
-            )
+        keep = check_whole(sizes.get(group.root, group.size), f"the size of {group.root!r}", 1, group.size)
         if by == "random":
             score = torch.rand(group.size, generator=generator)
         else:

@@ -15,7 +15,7 @@ from ...modules import seeded
 from ...rivals.gates import LAWS, Stress
 from ...runs.records import Record
 from ...sparsity import filter_norms
-from ..experiment import Experiment, Run
+from ..experiment import Experiment, Run, runs_of
 from .synthesis import cluster_probability, cut, derived_seed, synthesize
 
 # A student's filter is one of the teacher's from this cosine on.
@@ -67,10 +67,10 @@ class TeacherExperiment(Experiment):
 
     PROTOCOL: ClassVar[int] = 1
     TAGS: ClassVar[dict[str, Any]] = {
-        "task": "teacher",
         "dataset": "teacher",
-        "model": "student",
         "method": "evolution",
+        "model": "student",
+        "task": "teacher",
     }
 
     def __post_init__(self) -> None:
@@ -80,10 +80,8 @@ class TeacherExperiment(Experiment):
             raise ValueError(
                 f"teacher must be at most inputs={self.inputs}, as its units are orthogonal; got {self.teacher}"
             )
-        self._settle(
-            factor=check_fraction(self.factor, "factor", zero=False), stress=check_fraction(self.stress, "stress")
-        )
-        self._settle(decay=check_positive(self.decay, "decay"))
+        self._settle(factor=check_fraction(self.factor, "factor", zero=False))
+        self._settle(stress=check_fraction(self.stress, "stress"), decay=check_positive(self.decay, "decay"))
 
     def load(self) -> "Task":
         """The teacher's units, and inputs and targets of training, then of test."""
@@ -190,9 +188,7 @@ def teachers_frame(records: Iterable[Record]) -> tuple[pd.DataFrame, pd.DataFram
     """Of the runs of :class:`TeacherExperiment`, one row per run and arm: seed, arm, units, covered, error; and one
     row per run and rule: seed, rule, needed, other (chance of such a unit to be kept) and their difference, gap."""
     arms, selection = [], []
-    for record in records:
-        if record.spec.get("task") != "teacher" or "arms" not in record.metrics:
-            continue
+    for record in runs_of(records, task="teacher"):
         seed = {"seed": record.spec["seed"]}
         arms += [seed | {"arm": name} | row for name, row in record.metrics["arms"].items()]
         for rule, (needed, other) in (record.metrics["selection"] or {}).items():

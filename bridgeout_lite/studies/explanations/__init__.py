@@ -16,48 +16,9 @@ Source: Oramas, Wang and Tuytelaars, "Visual Explanation by Interpretation", ICL
 
 from ..base import Study
 from .claims import SECTION
-from .faithfulness import (
-    DELETED,
-    DRAWS,
-    ablation,
-    against_truth,
-    curve_area,
-    deletion,
-    energy_inside,
-    overlap,
-    pointing,
-    silenced,
-)
-from .features import Features, LassoPath, Place, channel_features, explained_share, lasso_paths, mu_lasso, predict
-from .pictures import (
-    KEEP,
-    RULES,
-    Explanation,
-    ReceptiveField,
-    average_visualisation,
-    back_projection,
-    class_attribution,
-    combined,
-    grid_strength,
-    heatmap,
-    intensities,
-    random_choice,
-    receptive_field,
-    resample_strides,
-    scaled,
-)
-from .study import (
-    DATASETS,
-    DESCRIBED_IMAGES,
-    EXPLAINED_IMAGES,
-    MUS,
-    SHARES,
-    SWEPT_P,
-    SWEPT_Q,
-    ExplanationExperiment,
-    explanations,
-    explanations_frame,
-    measure_explanations,
-)
+from .faithfulness import *
+from .features import *
+from .pictures import *
+from .study import *
 
 STUDY = Study("explanations", {"explanations": explanations}, (SECTION,), table=explanations_frame)

@@ -7,16 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...checks import check_whole
 from .features import Place, check_layer, predict, scores
 
 
 @contextlib.contextmanager
 def silenced(model: nn.Module, places: Sequence[Place]) -> Iterator[None]:
-    """Within this context the named channels put out zero.
-
-    Raises:
-        ValueError: an unknown layer.
-    """
+    """Within this context the named channels put out zero. A ValueError for an unknown layer."""
     known = [name for name, _ in model.named_modules()]
     channels: dict[str, list[int]] = {}
     for layer, channel in places:
@@ -60,8 +57,7 @@ def ablation(
     Raises:
         ValueError: weights and places differ in number; a class without images; draws < 1.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be a whole number >= 1, got {draws!r}")
+    check_whole(draws, "draws")
     if len(weights) != len(places):
         raise ValueError(f"weights are for {len(weights)} features, but {len(places)} places are given")
     empty = [c for c in range(weights.shape[1]) if not bool((y == c).any())]
@@ -123,11 +119,8 @@ def pointing(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def against_truth(maps: Tensor, split: Any) -> dict[str, float]:
-    """Mean of :func:`energy_inside`, :func:`overlap` and :func:`pointing` over a split whose masks are known.
-
-    Raises:
-        ValueError: the split has no masks, or another number of images.
-    """
+    """Mean of :func:`energy_inside`, :func:`overlap` and :func:`pointing` over a split whose masks are known. A
+    ValueError if it has none, or another number of images."""
     mask = getattr(split, "mask", None)
     if mask is None:
         raise ValueError(

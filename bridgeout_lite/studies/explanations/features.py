@@ -105,11 +105,8 @@ class LassoPath:
 def lasso_paths(features: Tensor, labels: Tensor, classes: int) -> list[LassoPath]:
     """One :class:`LassoPath` a class, by least angle regression (scikit-learn), in float64.
 
-    Args:
-        features: (n, m). labels: (n,), whole numbers from 0 to ``classes`` - 1.
-
-    Raises:
-        ValueError: shapes that do not fit, values that are not finite, a label out of range, a class without images.
+    A ValueError for shapes that are not (n, m) and (n,), values that are not finite, a label that is not in 0 to
+    ``classes`` - 1, a class without images.
     """
     if features.dim() != 2 or labels.shape != features.shape[:1]:
         raise ValueError(

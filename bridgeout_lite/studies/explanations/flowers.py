@@ -95,11 +95,8 @@ class Sketch:
 
 
 def sketch(n: int, variant: str = "single-6c", generator: torch.Generator | None = None) -> Sketch:
-    """Draw lots for ``n`` flowers. Classes come in turn, so that all are equally frequent, in random order.
-
-    Raises:
-        ValueError: an unknown variant, or n < 1.
-    """
+    """Draw lots for ``n`` flowers. Classes come in turn, so that all are equally frequent, in random order. A
+    ValueError for an unknown variant, or n < 1."""
     check_choice(variant, tuple(VARIANTS), "variant")
     n = check_whole(n, "the number of flowers")
 
@@ -133,11 +130,8 @@ def render(flowers: Sketch) -> tuple[Tensor, Tensor]:
 
     The mask is exact: a pixel is in it if and only if it would look different in some other class.
     """
-    drawn = []
-    for start in range(0, len(flowers.y), _PART):
-        few = {f.name: getattr(flowers, f.name) for f in dataclasses.fields(flowers) if f.name != "variant"}
-        few = {name: value[start : start + _PART] for name, value in few.items()}
-        drawn.append(_render(Sketch(flowers.variant, **few)))
+    parts = {name: value.split(_PART) for name, value in vars(flowers).items() if name != "variant"}
+    drawn = [_render(Sketch(flowers.variant, *few)) for few in zip(*parts.values(), strict=True)]
     pixels, masks = zip(*drawn, strict=True)
     return torch.cat(pixels), torch.cat(masks)
 
@@ -186,11 +180,8 @@ def flowers(
     variant: str = "single-6c", *, train: int = 3000, valid: int = 600, test: int = 600, seed: int = 0
 ) -> Images:
     """An image set of drawn flowers, for :func:`bridgeout_lite.fit` and its like. Its three splits are of
-    :class:`MaskedSplit`, each drawn from a generator of its own: another size of one leaves the others as they are.
-
-    Raises:
-        ValueError: an unknown variant, or a size below 1.
-    """
+    :class:`MaskedSplit`, each drawn from a generator of its own: another size of one leaves the others as they are. A
+    ValueError for an unknown variant, or a size below 1."""
     seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed)).tolist()
     splits, digest = [], hashlib.sha256()
     for n, own in zip((train, valid, test), seeds, strict=True):

@@ -39,12 +39,8 @@ class ReceptiveField:
 
 def receptive_field(model: nn.Module, layer: str, side: int = 32) -> ReceptiveField:
     """The receptive field of ``layer`` in a plain chain of layers, by arithmetic; behind a flatten or an adaptive pool
-    it is the image.
-
-    Raises:
-        ValueError: an unknown layer; a model that is no ``nn.Sequential``; a layer before that one whose field is not
-            known here, such as a block, or a kernel that is not square.
-    """
+    it is the image. A ValueError for an unknown layer, a model that is no ``nn.Sequential``, and one with a layer
+    before it whose field is not known here, such as a block or a kernel that is not square."""
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"receptive fields need a chain of layers (nn.Sequential), got a {type(model).__name__}")
     check_layer(layer, [name for name, _ in model.named_children()])
@@ -70,15 +66,10 @@ def receptive_field(model: nn.Module, layer: str, side: int = 32) -> ReceptiveFi
 
 
 def average_visualisation(model: nn.Module, images: Images, x: Tensor, place: Place, count: int = 50) -> Tensor:
-    """What a channel responds to: the mean of the patches under its strongest responses, one patch per image.
-
-    Args:
-        model: a chain of layers, see :func:`receptive_field`. images: for normalisation. x: uint8 pixels (n, 3, h, w).
-        place: layer and channel. count: how many images, those with the strongest responses.
-
-    Returns:
-        (3, size, size) between 0 and 1; nan where all patches lie outside of their images.
-    """
+    """What a channel (``place``) responds to: the mean of the patches under its strongest responses, one patch from
+    each of the ``count`` images that have these: (3, size, size) between 0 and 1, nan where all lie outside of their
+    images. ``model`` is a chain as for :func:`receptive_field`, x are uint8 pixels (n, 3, h, w), normalised as
+    ``images``."""
     layer, channel = place
     field = receptive_field(model, layer, x.shape[-1])
     peaks, spots, width = [], [], 1
@@ -136,16 +127,12 @@ def class_attribution(model: nn.Module, x: Tensor, classes: Tensor, rule: str = 
     guided backpropagation. No channel is selected: a control for :func:`heatmap`. Arguments as in
     :func:`back_projection`."""
     check_choice(rule, RULES, "rule")
-    return _attribute(model, x, rule, None, functools.partial(_score, classes))
+    return _attribute(model, x, rule, None, lambda out: out[torch.arange(len(out)), classes])
 
 
 def _half_power(channel: Tensor, out: Tensor) -> Tensor:
     chosen = out[torch.arange(len(out)), channel]
     return chosen.reshape(len(out), -1).square().sum(1) / 2
-
-
-def _score(classes: Tensor, out: Tensor) -> Tensor:
-    return out[torch.arange(len(out)), classes]
 
 
 def _attribute(model: nn.Module, x: Tensor, rule: str, layer: str | None, pick: Callable[[Tensor], Tensor]) -> Tensor:
@@ -293,11 +280,9 @@ def resample_strides(model: nn.Module) -> nn.Module:
 
     Backwards, a convolution with stride s spreads each value over its kernel, s pixels apart: some pixels are reached
     more often than others, which draws a grid into every back-projection. Here the convolution runs at stride 1, of
-    which every s-th value is taken; backwards these are resampled to the full size, divided by s x s, and go through
-    the convolution at stride 1. Resampled means: every pixel gets the value of the nearest one that was kept, or the
-    mean of the two on either side if they are equally near. So what comes back stays where it was, which a value that
-    is merely repeated s times does not: it moves by (s - 1) / 2 pixels. Only the picture changes. (The paper describes
-    the idea; this way to do it is our reconstruction.)
+    which every s-th value is taken; backwards each pixel gets the value of the nearest one that was kept, or the mean
+    of two that are equally near, divided by s x s. So what comes back stays where it was; merely repeated s times it
+    would move by (s - 1) / 2 pixels. (The paper describes the idea; this way to do it is our reconstruction.)
 
     Raises:
         ValueError: a strided convolution whose weight is parametrized, by noise for example: detach it first.
@@ -313,13 +298,9 @@ def resample_strides(model: nn.Module) -> nn.Module:
 
 def grid_strength(maps: Tensor, period: int) -> float:
     """How much of a grid of this period is in maps (n, h, w): the standard deviation of the mean over each of the
-    period x period places of a pixel in the grid, over the mean of all. 0 is none.
-
-    Raises:
-        ValueError: a period below 1 or above the maps' size.
-    """
-    if not 1 <= period <= min(maps.shape[1:]):
-        raise ValueError(f"period must lie between 1 and the maps' size, {min(maps.shape[1:])}; got {period!r}")
+    period x period places of a pixel in the grid, over the mean of all. 0 is none. A ValueError for a period below 1 or
+    above the maps' size."""
+    check_whole(period, "period", 1, min(maps.shape[1:]))
     n, height, width = maps.shape
     cut = maps[:, : height // period * period, : width // period * period]
     means = cut.reshape(n, height // period, period, -1, period).mean((0, 1, 3))

@@ -18,10 +18,11 @@ from ...modules import capture_activations
 from ...runs.records import Record
 from ...sparsity import hoyer
 from ...training import Recipe, fit
-from ..experiment import Experiment, Run, accuracies
+from ..experiment import Experiment, Run, accuracies, runs_of
+from . import flowers
 from .faithfulness import ablation, against_truth, curve_area, deletion
 from .features import channel_features, explained_share, lasso_paths, predict
-from .flowers import VARIANTS, MaskedSplit, flowers
+from .flowers import VARIANTS, MaskedSplit
 from .pictures import class_attribution, combined, heatmap, random_choice
 
 # Data of the recorded runs, images whose features are taken, and images that are explained.
@@ -78,7 +79,10 @@ class ExplanationExperiment(Experiment):
 
     def load(self) -> Images:
         """The images, kept by the process until other ones are needed."""
-        return _load(self.dataset, self.train, self.valid, self.test)
+        variant = self.dataset.removeprefix("flowers-")
+        if variant in VARIANTS:
+            return _kept_flowers(variant, train=self.train, valid=self.valid, test=self.test)
+        return kept_images(self.dataset, self.train, self.valid, self.test)
 
     def measure(self, images: Images, run: Run) -> dict[str, Any]:
         """Accuracies (%) and losses (nats), and those of :func:`measure_explanations`. What comes after training runs
@@ -92,12 +96,7 @@ class ExplanationExperiment(Experiment):
         return accuracies(model, here) | measure_explanations(model, here, self.mu, self.seed)
 
 
-@functools.lru_cache(maxsize=1)
-def _load(dataset: str, train: int, valid: int, test: int) -> Images:
-    variant = dataset.removeprefix("flowers-")
-    if variant in VARIANTS:
-        return flowers(variant, train=train, valid=valid, test=test)
-    return kept_images(dataset, train, valid, test)
+_kept_flowers = functools.lru_cache(maxsize=1)(flowers.flowers)
 
 
 def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int = 0) -> dict[str, Any]:
@@ -118,14 +117,8 @@ def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int 
     features = channel_features(model, described)
     labels = predict(model, described)
     paths = lasso_paths(features.values, labels, images.num_classes)
-    weights = torch.stack([path.at(mu) for path in paths], 1)
-    counts, shares = [], []
-    for bound in MUS:
-        found = torch.stack([path.at(bound) for path in paths], 1)
-        counts.append(float((found != 0).sum(0).float().mean()))
-        shares.append(float(explained_share(features.values, labels, found).mean()))
-    layers = list(dict.fromkeys(name for name, _ in features.places))
-    by_layer = dict.fromkeys(layers, 0.0)
+    weights, *bounded = (torch.stack([path.at(bound) for path in paths], 1) for bound in (mu, *MUS))
+    by_layer = {name: 0.0 for name, _ in features.places}
     for (name, _), row in zip(features.places, weights, strict=True):
         by_layer[name] += float((row != 0).sum()) / images.num_classes
 
@@ -143,8 +136,8 @@ def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int 
     }
     result: dict[str, Any] = {
         "sparsity": {name: float(hoyer(out)) for name, out in capture_activations(model, x).items()},
-        "counts": counts,
-        "explained": shares,
+        "counts": [float((found != 0).sum(0).float().mean()) for found in bounded],
+        "explained": [float(explained_share(features.values, labels, found).mean()) for found in bounded],
         "needed": {f"{share:g}": [path.needed(share) for path in paths] for share in SHARES},
         "by_layer": by_layer,
         "odd": float(own.odd.float().mean()),
@@ -196,10 +189,8 @@ def explanations_frame(records: Iterable[Record]) -> pd.DataFrame:
     * energy_NAME, overlap_NAME, pointing_NAME: against the truth, where it is known.
     """
     rows = []
-    for record in records:
+    for record in runs_of(records, task="explanations"):
         spec, metrics = record.spec, record.metrics
-        if spec.get("task") != "explanations" or "ablation" not in metrics:
-            continue
         row = {k: spec[k] for k in ("dataset", "method", "p", "q", "seed")}
         row |= {k: metrics[k] for k in ("valid_accuracy", "test_accuracy", "odd")}
         at = MUS.index(spec["mu"])

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from ...data import Images
 from ...models import ResidualBlock
+from ...modules import evaluating
 from ...pruning import prune, recalibrate_batchnorm, remove_filters
+from ...rivals.base import finish
 from ...rivals.paths import FeatureFlow, curvature, is_residual_point, length, trajectories, turning
 from ...runs.records import Record
 from ...sparsity import filter_norms, hoyer
 from ...stats import summarise
 from ...training import Recipe, evaluate, fit
-from ..experiment import ImageExperiment, Run, accuracies, columns
+from ..experiment import ImageExperiment, Run, accuracies, columns, runs_of
 
 # Validation images whose paths are measured, and training batches of 128 for BatchNorm's statistics.
 MEASURED_IMAGES = 300
@@ -85,16 +87,15 @@ class FlowExperiment(ImageExperiment):
         if flow is not None:
             flow.attach(model)
         history = run.train(fit, model, images, self.recipe, seed=self.seed, regulariser=flow)
-        if flow is not None:
-            flow.detach(model)
-        model.eval()
-        return {
-            **accuracies(model, images),
-            "history": columns(history, "train_loss", "valid_loss", "valid_accuracy"),
-            "paths": measure_paths(model, images.normalize(images.valid.x[:MEASURED_IMAGES])),
-            "layers": measure_layers(model),
-            "removal": measure_removal(model, images, seed=self.seed),
-        }
+        finish(model, flow)
+        with evaluating(model):
+            return {
+                **accuracies(model, images),
+                "history": columns(history, "train_loss", "valid_loss", "valid_accuracy"),
+                "paths": measure_paths(model, images.normalize(images.valid.x[:MEASURED_IMAGES])),
+                "layers": measure_layers(model),
+                "removal": measure_removal(model, images, seed=self.seed),
+            }
 
 
 def measure_paths(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
@@ -156,26 +157,17 @@ def measure_layers(model: nn.Module) -> dict[str, dict[str, float]]:
 
 def removable_blocks(model: nn.Module) -> dict[str, ResidualBlock]:
     """The residual blocks whose shortcut is the identity, by name: without one the network still fits together."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, ResidualBlock) and isinstance(module.shortcut, nn.Identity)
-    }
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, ResidualBlock)}
+    return {name: block for name, block in blocks.items() if isinstance(block.shortcut, nn.Identity)}
 
 
 def without_blocks(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """A copy of the model with these blocks cut out: what they got is passed on as it is.
-
-    Raises:
-        ValueError: a name that is not of :func:`removable_blocks`.
-    """
-    names, known = list(names), removable_blocks(model)
-    if strange := [name for name in names if name not in known]:
-        raise ValueError(
-            f"{strange[0]!r} is no block that can be cut out; those that can: {', '.join(known) or 'none'}"
-        )
-    small = copy.deepcopy(model)
+    """A copy of the model with these blocks cut out: what they got is passed on as it is. A ValueError for a name that
+    is not of :func:`removable_blocks`."""
+    known, small = removable_blocks(model), copy.deepcopy(model)
     for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is no block that can be cut out; those that can: {', '.join(known) or 'none'}")
         small.set_submodule(name, nn.Identity())
     return small
 
@@ -304,6 +296,5 @@ def flow_removal(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _measured(records: Iterable[Record]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for record in records:
-        if record.spec.get("task") == "feature flow" and "failed" not in record.metrics:
-            yield {"setting": setting(record.spec), "seed": record.spec["seed"]}, record.metrics
+    for record in runs_of(records, task="feature flow"):
+        yield {"setting": setting(record.spec), "seed": record.spec["seed"]}, record.metrics

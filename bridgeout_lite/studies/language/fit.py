@@ -33,12 +33,10 @@ class LanguageRecipe:
     """How to train a language model by truncated backpropagation through time.
 
     Attributes:
-        epochs: passes over the training text.
-        batch_size: stretches of the text read side by side.
+        epochs: passes over the training text. batch_size: stretches of the text read side by side.
         length: tokens per window. The LSTM's state is carried from window to window, gradients are not.
         optimizer: "adamw" or "sgd" (without momentum).
-        lr, weight_decay, schedule, clip, precision: as for :class:`bridgeout_lite.Recipe`; schedule is "onecycle",
-            "cosine" or "constant".
+        lr, weight_decay, schedule, clip, precision: as for :class:`bridgeout_lite.Recipe`, with these ``SCHEDULES``.
     """
 
     epochs: int = 5
@@ -86,15 +84,14 @@ def fit_language(
         model, tokens: from :func:`build_language_model` and :func:`bridgeout_lite.text.tokenize`.
         recipe: defaults to ``LanguageRecipe()``.
         seed: of the windows' starts and the noise (not of the model's initial weights).
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
+        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`, whose errors this has too.
 
     Returns:
         A :class:`~bridgeout_lite.History` whose ``frame`` has epoch, lr, train_loss and valid_loss (nats per token),
         train_perplexity and valid_perplexity, seconds and tokens_per_second.
 
     Raises:
-        ValueError: a window is longer than a stretch of the text; an unusable device.
-        CheckpointError, FloatingPointError, KeyboardInterrupt: as in :func:`bridgeout_lite.fit`.
+        ValueError: a window is longer than a stretch of the text.
     """
     recipe = recipe or LanguageRecipe()
     where = pick_device(device)
@@ -140,17 +137,10 @@ def fit_language(
                 f"the training loss is {train_loss} and the validation loss {valid_loss} in epoch {epoch + 1}: "
                 f"lower lr (now {recipe.lr:g}) or p, or set clip"
             )
-        bar.set_postfix(loss=f"{train_loss:.3f}", valid_perplexity=f"{perplexity(valid_loss):.1f}")
-        return {
-            "epoch": epoch + 1,
-            "lr": lr,
-            "train_loss": train_loss,
-            "train_perplexity": perplexity(train_loss),
-            "valid_loss": valid_loss,
-            "valid_perplexity": perplexity(valid_loss),
-            "seconds": seconds,
-            "tokens_per_second": steps * text[: recipe.length].numel() / seconds,
-        }
+        row = {"epoch": epoch + 1, "lr": lr, "train_loss": train_loss, "train_perplexity": perplexity(train_loss)}
+        row |= {"valid_loss": valid_loss, "valid_perplexity": perplexity(valid_loss), "seconds": seconds}
+        bar.set_postfix(loss=f"{train_loss:.3f}", valid_perplexity=f"{row['valid_perplexity']:.1f}")
+        return row | {"tokens_per_second": steps * text[: recipe.length].numel() / seconds}
 
     history = run_epochs(
         one_epoch,

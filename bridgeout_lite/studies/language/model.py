@@ -115,7 +115,7 @@ def build_language_model(name: str, vocabulary: int, *, width: int = 128, layers
         ValueError: an unknown name; sizes that are not whole numbers >= 1.
     """
     check_choice(name, MODELS, "model")
-    for what, value in (("vocabulary", vocabulary), ("width", width), ("layers", layers), ("context", context)):
+    for what, value in {"vocabulary": vocabulary, "width": width, "layers": layers, "context": context}.items():
         check_whole(value, what)
     if name == "lstm":
         return LSTMLanguageModel(vocabulary, width, layers)

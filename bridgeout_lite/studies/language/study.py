@@ -24,7 +24,7 @@ from ...modules import capture_activations, seeded
 from ...runs.records import Record
 from ...sparsity import gini, hoyer, zero_fraction
 from ...text import LEVELS, TEXT_SETS, Tokens, load_text, tokenize
-from ..experiment import Experiment, Run, columns
+from ..experiment import Experiment, Run, columns, least
 from .fit import SAMPLED, LanguageRecipe, evaluate_language, fit_language, perplexity, sample
 from .model import MODELS, LanguageModel, build_language_model, is_noise_place
 
@@ -182,10 +182,6 @@ def language_model() -> list[LanguageExperiment]:
 def tuned(records: Iterable[Record]) -> dict[tuple[str, float], float]:
     """The p of least validation loss for each (model, q) among the runs of the search, those with seed 0, on the text
     of the sweep."""
-    best: dict[tuple[str, float], tuple[float, float]] = {}
-    searched = [e.spec for e in language_model() if e.seed == 0 and e.method == "sparseout" and e.train is not None]
-    for record in records:
-        if record.spec in searched:
-            key, found = (record.spec["model"], record.spec["q"]), (record.metrics["valid_loss"], record.spec["p"])
-            best[key] = min(best.get(key, found), found)
-    return {key: p for key, (_, p) in best.items()}
+    searched = [e for e in language_model() if e.seed == 0 and e.method == "sparseout" and e.train is not None]
+    best = least(records, searched, "valid_loss", lambda spec: (spec["model"], spec["q"]))
+    return {key: spec["p"] for key, spec in best.items()}

@@ -3,24 +3,9 @@
 from functools import partial
 
 from ..base import Study
-from ..curves import (
-    AMOUNTS,
-    BATCHES,
-    CHOSEN_AT,
-    CHOSEN_BY,
-    CURVES,
-    FINE_TUNING,
-    RELEASED,
-    RELEASED_AMOUNTS,
-    at_best,
-    choose_settings,
-    curves_frame,
-    endures,
-    prune_as_released,
-    setting,
-)
+from ..curves import *
 from .claims import SECTION
-from .study import pruning_cifar100, pruning_comparison, pruning_published
+from .study import *
 
 STUDY = Study(
     "pruning",

@@ -1,5 +1,6 @@
 """Chapters 5 to 8: which networks are pruned by the protocol of :mod:`bridgeout_lite.studies.curves`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from ...training import Recipe
@@ -32,6 +33,14 @@ PRUNING_REPEATED = (
 )
 
 
+def _runs(rows: Iterable[tuple[str, float, float, float]], **common: Any) -> list[Experiment]:
+    """A pruned network for each row of method, p, q and target_fraction."""
+    return [
+        Experiment(method=method, p=p, q=q, target_fraction=fraction, measures=("pruning",), **common)
+        for method, p, q, fraction in rows
+    ]
+
+
 def pruning_comparison() -> list[Experiment]:
     """Chapters 5 to 8: a VGG-11 of a quarter of the channels (0.58 M parameters) on all of CIFAR-10's training images,
     by the methods and strengths of ``PRUNING_SEARCH`` with one seed, and of ``PRUNING_REPEATED`` with two more. As
@@ -40,13 +49,10 @@ def pruning_comparison() -> list[Experiment]:
     common: dict[str, Any] = {"model": "vgg11", "width": 0.25, "recipe": Recipe(epochs=10)}
     experiments = []
     for seed in range(3):
-        for method, p, q, fraction in PRUNING_REPEATED if seed else PRUNING_SEARCH:
-            more = common | {"measures": ("pruning",), "target_fraction": fraction}
-            experiments.append(Experiment(method=method, p=p, q=q, seed=seed, **more))
+        experiments += _runs(PRUNING_REPEATED if seed else PRUNING_SEARCH, seed=seed, **common)
         for cut in (0.5, 0.7):
             experiments.append(Experiment(method="none", p=0.0, cut=cut, measures=(), seed=seed, **common))
-        short = common | {"recipe": Recipe(epochs=2), "measures": ("pruning",)}
-        experiments.append(Experiment(method="none", p=0.0, seed=seed, **short))
+        experiments += _runs(PRUNING_REPEATED[:1], seed=seed, **common | {"recipe": Recipe(epochs=2)})
     return experiments
 
 
@@ -54,22 +60,12 @@ def pruning_cifar100() -> list[Experiment]:
     """The methods and strengths of ``PRUNING_REPEATED``, found on CIFAR-10, on CIFAR-100: the same network, three
     seeds. First what the search would choose far out, then the rest, so that a sweep cut short compares all methods."""
     first = [row for row in PRUNING_REPEATED if row[0] != "bridgeout" or row[3] < 1]
+    common: dict[str, Any] = {"model": "vgg11", "width": 0.25, "recipe": Recipe(epochs=10)}
     return [
-        Experiment(
-            "cifar100",
-            "vgg11",
-            method,
-            p,
-            q,
-            width=0.25,
-            recipe=Recipe(epochs=10),
-            seed=seed,
-            target_fraction=fraction,
-            measures=("pruning",),
-        )
+        experiment
         for rows in (first, [row for row in PRUNING_REPEATED if row not in first])
         for seed in range(3)
-        for method, p, q, fraction in rows
+        for experiment in _runs(rows, dataset="cifar100", seed=seed, **common)
     ]
 
 
@@ -83,20 +79,10 @@ def pruning_published(epochs: int = 230) -> list[Experiment]:
     recipe = Recipe(epochs=epochs, lr=0.1, schedule="steps", milestones=milestones, gamma=0.2)
     methods = (("none", 0.0, 2.0, 1.0), ("dropout", 0.3, 2.0, 1.0), ("bridgeout", 0.3, 1.5, 0.75))
     return [
-        Experiment(
-            dataset,
-            model,
-            method,
-            p,
-            q,
-            recipe=recipe,
-            seed=seed,
-            target_fraction=fraction,
-            measures=("pruning",),
-        )
+        experiment
         for models in (("vgg16", "resnet34c"), ("wrn-28-10",))
         for dataset in ("cifar10", "cifar100")
         for model in models
         for seed in range(3)
-        for method, p, q, fraction in methods
+        for experiment in _runs(methods, dataset=dataset, model=model, seed=seed, recipe=recipe)
     ]

@@ -2,38 +2,8 @@
 
 from ..base import Study
 from .claims import SECTION
-from .faces import load_pairs, shapes
-from .model import (
-    INPUT_ENDS,
-    OUTPUT_ENDS,
-    VARIANTS,
-    LinearRival,
-    SharedAutoencoders,
-    StructuredRecipe,
-    captured,
-    cdf_and_auc,
-    errors,
-    falling,
-    fit_structured,
-    off_shape,
-    off_surface,
-    predict,
-)
-from .study import (
-    NOISE_AT,
-    NOISE_SEEDS,
-    SEARCHED_Q,
-    TASKS,
-    TUNED,
-    TUNED_P,
-    StructuredExperiment,
-    build_structured,
-    epochs_to,
-    searched_structured,
-    structured_frame,
-    structured_output,
-    tuned_p,
-    tuned_weights,
-)
+from .faces import *
+from .model import *
+from .study import *
 
 STUDY = Study("structured-output", {"structured-output": structured_output}, (SECTION,), table=structured_frame)

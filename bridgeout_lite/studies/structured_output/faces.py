@@ -82,17 +82,13 @@ class Shapes:
     coefficients: Tensor
     model: ShapeModel
 
-    def __len__(self) -> int:
-        return len(self.images)
-
 
 def face(points: int = 20) -> ShapeModel:
     """A face of this many landmarks: an outline from temple to temple by the chin, two corners per eye, two points of
     the nose, four of the mouth. Its K = 4 modes: the head turns (what is inside moves against the outline), it is wide,
     the mouth is open, the chin is long.
 
-    Raises:
-        ValueError: fewer than 14 points.
+    A ValueError for fewer than 14 points.
     """
     check_whole(points, "points", INNER + 4)  # an outline needs four
     t = torch.linspace(-0.12, 1.12, points - INNER) * math.pi
@@ -137,9 +133,8 @@ def shapes(
     the place within 0.15 of the middle.
 
     Args:
-        n, points, size: faces, landmarks of each, pixels a side.
-        occlusion: the share of images of which a grey rectangle hides a part.
-        clutter: lines a picture that belong to no face.
+        n, points, size: faces, landmarks of each, pixels per side.
+        occlusion: the share of images of which a grey rectangle hides a part. clutter: lines that belong to no face.
         noise: standard deviation of Gaussian noise on the pixels, which are then cut to [0, 1].
         generator: on the CPU; defaults to torch's own.
 
@@ -192,8 +187,7 @@ class Pairs:
     """Inputs and answers as flat vectors, float32, on one device.
 
     Attributes:
-        name: of the set. x, y: the labelled training pairs (n, d) and (n, e).
-        valid_x, valid_y, test_x, test_y: the other two parts.
+        name: of the set. x, y: the labelled training pairs (n, d) and (n, e), beside those of the other two parts.
         more_x: inputs (m, d) without answers. more_y: answers (k, e) without inputs, of other images. May be empty.
         model: the truth, where it is known.
 
@@ -263,10 +257,9 @@ def load_pairs(name: str, labels: int, unlabelled: int = 0, *, seed: int = 0) ->
     lower one; every fifth image is for testing, a fifth of the others for validation.
 
     Args:
-        labels: labelled training pairs.
+        labels: labelled training pairs. seed: of the choice among the training pool.
         unlabelled: how many inputs have no answers, and how many answers no inputs. They come from images apart from
             each other and from the labelled ones, so that nothing pairs them.
-        seed: of the choice among the training pool.
 
     Raises:
         ValueError: an unknown name; more images than there are.
@@ -281,7 +274,7 @@ def load_pairs(name: str, labels: int, unlabelled: int = 0, *, seed: int = 0) ->
             f"{labels + 2 * unlabelled}"
         )
     order = torch.randperm(len(train_x), generator=torch.Generator().manual_seed(seed))
-    own, more_x, more_y, _ = order.split([labels, unlabelled, unlabelled, len(order) - labels - 2 * unlabelled])
+    own, more_x, more_y = order[: labels + 2 * unlabelled].split([labels, unlabelled, unlabelled])
     extra = train_x[more_x], train_y[more_y]
     return Pairs(name, train_x[own], train_y[own], valid_x, valid_y, test_x, test_y, *extra, model)
 

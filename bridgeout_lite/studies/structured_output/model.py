@@ -75,8 +75,7 @@ class SharedAutoencoders(nn.Module):
         """Inputs (n, d) through the input autoencoder."""
         h = self._through(x, range(self.k_in))
         for k in reversed(range(self.k_in)):
-            h = F.linear(h, self._weight(k).t(), self.in_biases[k])
-            h = self._activate(k - 1, h)
+            h = self._activate(k - 1, F.linear(h, self._weight(k).t(), self.in_biases[k]))
         return h
 
     def rebuild_output(self, y: Tensor) -> Tensor:
@@ -118,11 +117,9 @@ class StructuredRecipe:
     """How to train: Adam at a constant rate on the whole loss.
 
     Attributes:
-        epochs, steps: of the training, and in an epoch. An epoch is not a pass over the labels, of which there may be
-            few: all numbers of labels get the same steps.
-        batch_size: labelled pairs a step, or all if they are fewer; as many unlabelled inputs and answers again.
-        lr, weight_decay: of AdamW.
-        corruption: the share of an input that is set to zero before its autoencoder rebuilds it.
+        epochs, steps: of the training, and per epoch, which is no pass over the labels: few get as many steps as many.
+        batch_size: labelled pairs per step, or all if they are fewer; as many unlabelled inputs and answers again.
+        lr, weight_decay: of AdamW. corruption: the share of an input that is zero before its autoencoder rebuilds it.
     """
 
     epochs: int = 15
@@ -164,11 +161,10 @@ def fit_structured(
     watching the validation part. The test part is not touched.
 
     Args:
-        model, pairs: of the same numbers of inputs and answers.
-        recipe: defaults to ``StructuredRecipe()``.
+        model, pairs: of the same numbers of inputs and answers. recipe: defaults to ``StructuredRecipe()``.
         l_sup, l_in, l_out: weights of the three parts of the loss; the last two fall to zero, see :func:`falling`.
         seed: of the batches, the corruption and the noise (not of the model's initial weights).
-        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`.
+        device, checkpoint, progress, on_epoch: as for :func:`bridgeout_lite.fit`, whose errors this has too.
 
     Returns:
         A :class:`~bridgeout_lite.History` whose ``frame`` has epoch, train_loss (J_s, mean over the epoch), in_loss and
@@ -176,7 +172,6 @@ def fit_structured(
 
     Raises:
         ValueError: weights below zero, or with no autoencoder to act on; data of other sizes than the network's.
-        CheckpointError, FloatingPointError, KeyboardInterrupt: as in :func:`bridgeout_lite.fit`.
     """
     recipe = recipe or StructuredRecipe()
     check_positive(l_sup, "l_sup")
@@ -278,9 +273,8 @@ def errors(predicted: Tensor, truth: Tensor, pairs: Pairs) -> Tensor:
         blind = (pairs.valid_y - pairs.y.mean(0)).square().mean().sqrt()
         return (predicted - truth).square().mean(1).sqrt() / blind
     points, true = predicted.unflatten(1, (-1, 2)), truth.unflatten(1, (-1, 2))
-    left, right = pairs.model.eyes
-    eyes = (true[:, left] - true[:, right]).norm(dim=-1)
-    distance: Tensor = (points - true).norm(dim=-1).mean(1) / eyes
+    left, right = true[:, list(pairs.model.eyes)].unbind(1)
+    distance: Tensor = (points - true).norm(dim=-1).mean(1) / (left - right).norm(dim=-1)
     return distance
 
 

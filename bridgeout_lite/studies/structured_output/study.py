@@ -18,7 +18,7 @@ in place of sigmoids, and an affine output in place of tanh; and sizes.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -29,7 +29,7 @@ from ...layers import attach_sparseout, detach_sparseout
 from ...modules import seeded
 from ...runs.records import Record
 from ...sparsity import hoyer, zero_fraction
-from ..experiment import Experiment, Run
+from ..experiment import Experiment, Run, least, runs_of
 from .faces import PAIR_SETS, Pairs, load_pairs
 from .model import (
     SharedAutoencoders,
@@ -104,11 +104,6 @@ class StructuredExperiment(Experiment):
         check_choice(self.method, METHODS, "method")
         self._settle(p=check_probability(self.p), q=check_exponent(self.q))
         self._settle(l_in=check_positive(self.l_in, "l_in"), l_out=check_positive(self.l_out, "l_out"))
-
-    @property
-    def variant(self) -> str:
-        """Which autoencoders have weight: one of ``VARIANTS``."""
-        return variant(self.l_in, self.l_out)
 
     def load(self) -> Pairs:
         """The pairs of inputs and answers that the seed picks."""
@@ -192,36 +187,25 @@ def structured_output() -> list[StructuredExperiment]:
 
 def tuned_weights(records: Iterable[Record]) -> dict[tuple[str, int], tuple[float, float]]:
     """The weights l_in and l_out of least validation error for each (dataset, unlabelled) in the search."""
-    found = _best(records, searched_structured(), lambda s: (s["dataset"], s["unlabelled"], s["l_in"] > 0))
+    found = least(
+        records, searched_structured(), "valid_error", lambda s: (s["dataset"], s["unlabelled"], s["l_in"] > 0)
+    )
     keys = dict.fromkeys(key[:2] for key in found)
     return {key: (found[key + (True,)]["l_in"], found[key + (False,)]["l_out"]) for key in keys}
 
 
 def tuned_p(records: Iterable[Record]) -> dict[float, float]:
     """The p of least validation error for each q in the search over the noise."""
-    return {q: spec["p"] for q, spec in _best(records, searched_noise(), lambda s: s["q"]).items()}
-
-
-def _best(records: Iterable[Record], search: list[StructuredExperiment], key: Callable[[Any], Any]) -> dict[Any, Any]:
-    specs = [experiment.spec for experiment in search]
-    best: dict[Any, tuple[float, Any]] = {}
-    for record in records:
-        if record.spec in specs and "failed" not in record.metrics:
-            found = record.metrics["valid_error"], record.spec
-            place = key(record.spec)
-            if place not in best or found[0] < best[place][0]:
-                best[place] = found
-    return {place: spec for place, (_, spec) in best.items()}
+    best = least(records, searched_noise(), "valid_error", lambda spec: spec["q"])
+    return {q: spec["p"] for q, spec in best.items()}
 
 
 def structured_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run of :func:`structured_output` at chosen weights and p, those of the search that were not chosen left
     out: dataset, labels, unlabelled, variant, method, p, q, seed, what was measured, and the experiment's weights."""
     rows = []
-    for record in records:
+    for record in runs_of(records, task="structured-output"):
         spec = record.spec
-        if spec.get("task") != "structured-output" or "failed" in record.metrics:
-            continue
         l_in, l_out = TUNED.get((spec["dataset"], spec["unlabelled"]), (0.0, 0.0))
         chosen = spec["l_in"] in (0, l_in) and spec["l_out"] in (0, l_out)
         if chosen and (spec["method"] == "none" or spec["p"] == TUNED_P.get(spec["q"])):
