@@ -30,10 +30,10 @@ class Number:
         off = abs(given - truth) / abs(truth)
         if off <= self.within:
             return ""
-        side = "high" if given > truth else "low"
         if given * truth < 0:
             return "not yet: it has the wrong sign"
-        return f"not yet: too {side}, by {'over 100' if off > 1 else f'about {100 * off:.1g}'} %"
+        far = "over 100" if off > 1 else f"about {float(f'{100 * off:.1g}'):g}"
+        return f"not yet: too {'high' if given > truth else 'low'}, by {far} %"
 
 
 @dataclass(frozen=True)
