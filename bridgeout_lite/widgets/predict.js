@@ -43,16 +43,16 @@
   /** A slider over the stops of a number, in the same way. */
   function slider(ask, answer) {
     const { stops, answer: truth, within, unit } = JSON.parse(ask.querySelector("[data-number]").dataset.number);
-    const middle = String(Math.floor(stops.length / 2));
-    const input = make("input", { type: "range", min: 0, max: stops.length - 1, step: 1, value: middle });
+    const input = make("input", { type: "range", min: 0, max: stops.length - 1, step: 1, value: 0 });
+    let touched = false; // where the slider starts is nobody's guess
     const output = make("output"), mark = make("span", { className: "sbn-mark", hidden: true });
     output.setAttribute("aria-live", "off");
     mark.setAttribute("aria-hidden", "true");
     const follow = () => {
-      output.textContent = show(stops[input.value]) + unit;
-      input.setAttribute("aria-valuetext", output.textContent);
+      output.textContent = touched ? show(stops[input.value]) + unit : "?";
+      input.setAttribute("aria-valuetext", touched ? output.textContent : "not set");
     };
-    input.addEventListener("input", follow);
+    input.addEventListener("input", () => { touched = true; follow(); });
     const above = stops.findIndex((stop) => stop >= truth), below = Math.max(0, above - 1);
     const place = above ? below + (truth - stops[below]) / (stops[above] - stops[below]) : 0;
     mark.style.setProperty("--place", place / (stops.length - 1));
@@ -62,8 +62,8 @@
     const truthSaid = answer.querySelector(".sbn-truth").innerHTML;
     return {
       rows: [make("label", { className: "sbn-guess" }, make("span", {}, "Your guess"), input, output), mark],
-      get: () => input.value,
-      set: (value) => { input.value = value || middle; follow(); },
+      get: () => (touched ? input.value : undefined),
+      set: (value) => { touched = value !== ""; input.value = value || 0; follow(); },
       mark: (open) => { mark.hidden = !open; },
       right,
       say: (value) => value === "" || right(value)
@@ -126,7 +126,7 @@
     }
     function commit(value) {
       if (value === undefined) {
-        verdict.replaceChildren(make("p", {}, "Choose an answer first."));
+        verdict.replaceChildren(make("p", {}, "Answer first, or have it shown."));
         return;
       }
       memory("setItem", key, value);
