@@ -64,7 +64,8 @@ def predict(
         number: the slider's stops, or (low, high, step) of it if there are three and the last is the smallest step.
         answer: the number itself, computed. within: how far off still counts as right.
         because: what everyone is told once the answer is open.
-        opens: on a page, also cover the outputs that follow, up to and with the paragraph "What happened".
+        opens: on a page, also cover the outputs that follow, and the prose from "What happened" to the next cell or
+            heading.
 
     Raises:
         ValueError: no such choice; a number that is not finite or not on the slider; nothing, or all of it, is right.

@@ -73,15 +73,18 @@
     };
   }
 
-  /** On a page, what a lock covers: the outputs after it, up to and with the paragraph "What happened". */
+  /** On a page, what a lock covers: the outputs after it, and the prose from "What happened" to the next cell or heading. */
   function following(lock) {
     const found = [];
+    let told = false;
     for (let node = lock.closest(".cell")?.nextElementSibling; node; node = node.nextElementSibling) {
-      if (/^(H\d|SECTION)$/.test(node.tagName) || node.querySelector(".sbn-predict")) break;
-      if (node.matches(".cell")) found.push(...node.querySelectorAll(".cell_output"));
-      if (node.matches("p") && /^\s*What happened/.test(node.textContent)) return [...found, node];
+      const cell = node.matches(".cell");
+      if (/^(H\d|SECTION)$/.test(node.tagName) || node.querySelector(".sbn-predict") || (told && cell)) break;
+      told ||= /^\s*What happened/.test(node.textContent);
+      if (told) found.push(node);
+      else if (cell) found.push(...node.querySelectorAll(".cell_output"));
     }
-    return [];
+    return told ? found : [];
   }
 
   function prepare(lock) {

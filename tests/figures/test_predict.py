@@ -108,7 +108,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lock
 <body><main><h1>Locks</h1>
 <div class="cell">{one}</div><p>We train.</p>
 <div class="cell"><div class="cell_input">train()</div><div class="cell_output">no zero</div></div>
-<p><strong>What happened.</strong> Not one zero.</p><p>The next question.</p>
+<p><strong>What happened.</strong> Not one zero.</p><p>There are two reasons.</p>
+<div class="cell"><div class="cell_input">more()</div><div class="cell_output">The next question.</div></div>
 <div class="cell">{two}</div><div class="cell"><div class="cell_output">a table</div></div>
 <h2>Another section</h2><p><strong>What happened.</strong> Of another question.</p></main></body></html>"""
 
@@ -173,7 +174,7 @@ def test_the_page_judges_as_python_does(page):
 def test_the_answer_opens_what_follows_and_nothing_else(page):
     page = page()
     one, two = lock(page, "01-zeros"), lock(page, "01-share")
-    covered, words = page.get_by_text("no zero"), page.get_by_text("Not one zero.")
+    covered, words = page.get_by_text("no zero"), page.get_by_text("There are two reasons.")
     # not what stands before the next lock, in another section, or is code and prose on the way
     seen = [page.get_by_text(text) for text in ("We train.", "train()", "The next question.", "a table", "Of another")]
     assert not covered.is_visible() and not words.is_visible() and all(node.is_visible() for node in seen)
