@@ -3,7 +3,7 @@
 With its outputs a chapter stores, in its metadata under "bridgeout", what they were computed from: the files of the
 package and of results/ that its kernel reached, each with a digest, and a key over these and its own code cells. Its
 outputs are fresh while the key is what it would be today. Comments, docstrings and blank lines are in no key, nor are
-the .js and .css of the in-page figures, which a page takes from the package when it is rendered.
+the .js and .css of the in-page figures and locks, which a page takes from the package when it is rendered.
 """
 
 import copy
@@ -179,6 +179,14 @@ def refresh_figures(notebook: NotebookNode) -> None:
         figure = name and getattr(importlib.import_module("bridgeout_lite.widgets"), name, None)
         if figure:
             model["state"] |= {"_esm": figure._esm, "_css": figure._css}
+
+
+def bare_locks(notebook: NotebookNode) -> None:
+    """Take style and script from the prediction locks in a notebook's outputs: a page loads them once, from its own."""
+    for output in (output for cell in code_cells(notebook) for output in cell.outputs):
+        shown = output.get("data", {}).get("text/html", "")
+        if "sbn-predict" in shown[:80]:
+            output.data["text/html"] = re.sub(r"(?s)<style>.*</script>$", "", shown)
 
 
 def number_widgets(text: str) -> str:

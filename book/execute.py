@@ -93,6 +93,7 @@ class Kernels:
         finally:
             self._clients.discard(client)
         seconds = time.perf_counter() - start
+        chapters.bare_locks(notebook)
         base = f"{root.resolve()}{os.sep}"
         reached = {name.removeprefix(base).replace(os.sep, "/") for name in (*modules, *opened)}
         inputs = {name: text for name, text in known.items() if name in reached}

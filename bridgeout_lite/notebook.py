@@ -1,9 +1,10 @@
-"""What the first cell of a chapter calls."""
+"""What a chapter's cells call beside the mathematics: the first cell, predictions, exercises, recorded runs."""
 
 import os
 import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +13,20 @@ from .data import CIFAR10_ARCHIVE, data_folder
 from .runs.provenance import package_version
 from .runs.records import Store, find_store, result_folders
 from .training import pick_device
+
+if TYPE_CHECKING:
+    from .predict import predict
+
+__all__ = ["check", "data_state", "predict", "results", "setup"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "predict":  # loaded when it is used, so that a chapter without a lock does not depend on it
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .predict import predict
+
+    globals()[name] = predict
+    return predict
 
 
 def setup(seed: int = 0, *, minutes: float | None = None) -> torch.device:
@@ -53,3 +68,14 @@ def results(name: str) -> Store:
         places = ", ".join(map(str, result_folders()))
         raise FileNotFoundError(f"no {name}.jsonl in {places}: clone the whole book, or run the sweep")
     return Store(path)
+
+
+def check(name: str, answer: Any) -> None:
+    """Print whether ``answer`` solves the exercise ``name``, such as "ex-02-c", and if not, how far off it is.
+
+    Raises:
+        ValueError: no such exercise takes an answer, or it takes another kind of answer.
+    """
+    from .exercises import verdict
+
+    print(f"{name}: {verdict(name, answer)}")

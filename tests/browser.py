@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-sync")
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+# the theme's ink and paper; a page of the book has them from the theme itself
+INK = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 
 
 @contextlib.contextmanager
@@ -154,3 +157,14 @@ def in_fresh_python(code: str, **environment: str):
     done = subprocess.run(command, env=variables, cwd=tests, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def findings(page, axe, within=".sbn"):
+    """axe's serious and critical findings: [(rule, help, the elements)]."""
+    page.evaluate(axe)
+    violations = page.evaluate("(within) => axe.run(within, {resultTypes: ['violations']})", within)["violations"]
+    return [
+        (found["id"], found["impact"], found["help"], [node["html"][:100] for node in found["nodes"]])
+        for found in violations
+        if found["impact"] in ("serious", "critical")
+    ]

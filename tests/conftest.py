@@ -1,5 +1,6 @@
 """What several test modules share."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -49,3 +50,12 @@ def opened(browser, tmp_path):
     """``opened(figure) -> page`` without a kernel; in the end nothing may have been refused or complained of."""
     with opening(browser, tmp_path) as open_page:
         yield open_page
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """axe-core's script, from the package that brings it."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None:
+        pytest.skip("no axe-core: `pip install -r requirements.txt`")
+    return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")

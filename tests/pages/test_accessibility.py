@@ -4,21 +4,15 @@ axe-core looks at them in light and dark and at phone width, alone and in the bu
 does not see (text in SVG) and what it cannot know (focus order, live regions, motion, paper).
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-from browser import ROOT, still_page, visit
+from browser import INK, PHONE, ROOT, findings, still_page, visit
 from gallery import GALLERY
 
 from bridgeout_lite import widgets
 
 pytestmark = pytest.mark.pages
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 DEVICES = {"desktop": {}, "phone": PHONE}
-# the theme's ink and paper; a page of the book has them from the theme itself
-INK = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 HTML = ROOT / "_build" / "html"
 WITH_FIGURES = sorted(
     path.relative_to(HTML).as_posix()
@@ -26,15 +20,6 @@ WITH_FIGURES = sorted(
     for path in (HTML / folder).glob("*.html")
     if "jupyter.widget-view+json" in path.read_text(encoding="utf-8")
 )
-
-
-@pytest.fixture(scope="module")
-def axe():
-    """axe-core's script, from the package that brings it."""
-    found = importlib.util.find_spec("axe_playwright_python")
-    if found is None:
-        pytest.skip("no axe-core: `pip install -r requirements.txt`")
-    return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(params=GALLERY)
@@ -54,17 +39,6 @@ def dress(page, scheme="light"):
         )
     page.locator(".sbn data").first.wait_for(state="attached")
     page.add_style_tag(content="*, *::before { transition: none !important }")  # colours arrive at once
-
-
-def findings(page, axe, within=".sbn"):
-    """axe's serious and critical findings: [(rule, help, the elements)]."""
-    page.evaluate(axe)
-    violations = page.evaluate("(within) => axe.run(within, {resultTypes: ['violations']})", within)["violations"]
-    return [
-        (found["id"], found["impact"], found["help"], [node["html"][:100] for node in found["nodes"]])
-        for found in violations
-        if found["impact"] in ("serious", "critical")
-    ]
 
 
 # Texts in SVG that stand out too little: their colour against their own halo, or against what is painted under them
