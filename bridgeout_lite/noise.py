@@ -140,17 +140,12 @@ def bridgeout(
 
     Args:
         w: floating-point weight tensor.
-        p: drop probability, 0 <= p < 1.
-        q: exponent of the penalty, finite and >= 0.
-        training: when false (or p = 0) ``w`` itself is returned.
-        form: ``"even"``, as released, or ``"odd"``; see :func:`sparseout`.
-        gradient: ``"exact"`` or ``"constant"``; see :func:`sparseout`.
+        p, q, training, form, gradient, generator: see :func:`sparseout`.
         target_fraction: share of the weights to perturb, the smallest ones, 0 <= target_fraction <= 1.
         target: what is ranked by size. ``"kernels"``, as released: the 2-D kernels of each filter of a convolution
             (O, I, kh, kw), by L2 norm, and the ``int(I * target_fraction)`` smallest are perturbed; in a matrix (O, I)
             the elements of each row, by magnitude. ``"filters"``: whole filters or rows, by L2 norm, and the
             ``int(O * target_fraction)`` smallest are perturbed. A vector is ranked as a whole, by magnitude.
-        generator: source of the random draws, on the device of ``w``; defaults to torch's global one.
 
     Returns:
         A tensor like ``w``; ``w`` itself when not training, p = 0 or target_fraction = 0.
