@@ -44,14 +44,19 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    if name == "__version__":
-        value: Any = import_module(".runs.provenance", __name__).package_version()
-    elif name in _HOME:
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    else:
+    if name not in (*__all__, "__version__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name == "__version__":
+            value: Any = import_module(".runs.provenance", __name__).package_version()
+        else:
+            value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    except ModuleNotFoundError as error:  # another package, as the layers alone take torch and numpy only
+        from .checks import lacking
+
+        raise ModuleNotFoundError(lacking(f"bl.{name}", error), name=error.name) from error
     globals()[name] = value  # found without this function from now on
     return value
 

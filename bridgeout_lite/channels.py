@@ -4,6 +4,7 @@ arXiv:2301.12900), which traces how layers are connected."""
 import contextlib
 import copy
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as masks
 
+from .checks import library
 from .modules import agree, device_of, evaluating, run_once
 
 # Layers that a channel may pass through or end in without being tied to its neighbours.
@@ -167,13 +169,7 @@ def check_model(model: nn.Module) -> None:
 
 def trace(plain: nn.Module, example_input: Tensor | None) -> Any:
     """Torch-Pruning's dependency graph of ``plain``, which becomes ``graph.model``."""
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise ImportError(
-            "removing or silencing filters, and criteria that look at BatchNorm, need Torch-Pruning: "
-            "pip install torch-pruning"
-        ) from error
+    torch_pruning = library("torch_pruning", "tracing channels, to silence or remove them,")
     if example_input is None:
         example_input = black_image(plain)
     run_once(plain, example_input)
@@ -195,6 +191,12 @@ def black_image(model: nn.Module) -> Tensor:
 def group_of(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
     """What goes with these channels of ``conv``: items with .dep.target.module, .idxs and .root_idxs."""
     return graph.get_pruning_group(conv, graph.get_pruner_of_module(conv).prune_out_channels, channels)
+
+
+def is_importance(criterion: Any) -> bool:
+    """Whether this is an ``Importance`` of Torch-Pruning, which is called with a group."""
+    torch_pruning = sys.modules.get("torch_pruning")  # who has one has imported it
+    return torch_pruning is not None and isinstance(criterion, torch_pruning.importance.Importance)
 
 
 def names_of(model: nn.Module) -> dict[Any, str]:
@@ -240,8 +242,8 @@ def tied_channels(graph: Any, scores: dict[nn.Conv2d, Tensor], criterion: Any) -
                         f"{len(scores[module])} for {len(total)} of them (broadcast, perhaps): they can be neither "
                         f"silenced nor removed; {REMEDY}"
                     )
-                if criterion == "random" and module is not root:
-                    continue
+                if module is not root and (criterion == "random" or is_importance(criterion)):
+                    continue  # the score of the root is that of all
                 total[item.root_idxs] += scores[module][item.idxs].pow(power)
                 members[item.root_idxs] += 1
             elif isinstance(module, nn.Parameter) or (module in names and not isinstance(module, CUTTABLE)):

@@ -4,9 +4,24 @@ import math
 import numbers
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
+
+
+def library(name: str, user: str) -> Any:
+    """The module ``name``, for which not everyone has a use; ImportError, with what to install, if it is missing."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(lacking(user, error), name=error.name) from error
+
+
+def lacking(user: str, error: ModuleNotFoundError) -> str:
+    """One line on what is not installed."""
+    package = "scikit-learn" if error.name == "sklearn" else str(error.name).replace("_", "-")
+    return f"{user} needs {error.name}, which is not installed: pip install {package}"
 
 
 def as_number(value: Any) -> float | None:

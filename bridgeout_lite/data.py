@@ -22,13 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
-import requests
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from .checks import check_choice, check_whole
+from .checks import check_choice, check_whole, library
 
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR100_ARCHIVE = "cifar-100-python.tar.gz"
@@ -131,7 +128,8 @@ def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder of the data: ``root``, by default $BRIDGEOUT_DATA, else the user's cache folder."""
     if root is not None:
         return Path(root).expanduser()
-    return Path(os.environ.get("BRIDGEOUT_DATA") or pooch.os_cache("bridgeout_lite")).expanduser()
+    named = os.environ.get("BRIDGEOUT_DATA")
+    return Path(named or library("pooch", "the cache folder").os_cache("bridgeout_lite")).expanduser()
 
 
 def load_images(
@@ -222,9 +220,7 @@ def _pixels(name: str, root: Path, download: bool) -> tuple[str, _Pixels]:
 
 
 def _digits() -> _Pixels:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = library("sklearn.datasets", "the image set 'digits'").load_digits()
     x = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))
     x = x.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1).contiguous()
     y = torch.from_numpy(bunch.target).long()
@@ -267,11 +263,13 @@ def _alone(root: Path, archive: str, download: bool) -> AbstractContextManager[A
     if _offline(download) and not (root / archive).exists():
         return contextlib.nullcontext()
     root.mkdir(parents=True, exist_ok=True)
-    return FileLock(root / f"{archive}.lock")
+    lock: AbstractContextManager[Any] = library("filelock", "fetching data").FileLock(root / f"{archive}.lock")
+    return lock
 
 
 def _fetch(archive: str, size: int, md5: str, mirrors: tuple[str, ...], root: Path, download: bool) -> None:
     """Put a verified ``archive`` into ``root``, from the first address that gives the right bytes."""
+    pooch, requests = library("pooch", "fetching data"), library("requests", "fetching data")
     target, offline = root / archive, _offline(download)
     if target.exists():
         if pooch.file_hash(str(target), alg="md5") == md5:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
+from .checks import library
 from .data import put_in_place
 from .layers import noise_aside
 
@@ -47,6 +47,7 @@ def run_epochs(
         epochs, steps: number of epochs, and of steps per epoch.
         seed, device, checkpoint, progress, on_epoch: see :func:`bridgeout_lite.fit`.
     """
+    tqdm = library("tqdm.auto", "training").tqdm
     rows: list[dict[str, float]] = []
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():

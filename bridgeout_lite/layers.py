@@ -200,12 +200,7 @@ def attach_sparseout(
 
     Args:
         model: any module.
-        p: drop probability, 0 <= p < 1.
-        q: exponent of the penalty, finite and >= 0: 2 is Dropout, below 2 makes activations sparser.
-        form: ``"odd"``, as released, or ``"even"``; see :class:`Sparseout`.
-        gradient: ``"exact"``, or ``"constant"`` as the released backward; see :class:`Sparseout`.
-        shared: a dimension along which all elements get the same noise, such as time. By default each has its own.
-        matched: p is that of q = 2, whatever q is; see :class:`Sparseout`.
+        p, q, form, gradient, shared, matched: see :class:`Sparseout`.
         where: ``where(name, module) -> bool`` picks the modules. Default: every nonlinearity.
 
     Raises:
@@ -279,12 +274,7 @@ def attach_bridgeout(
 
     Args:
         model: any module.
-        p: drop probability, 0 <= p < 1.
-        q: exponent of the penalty, finite and >= 0: 2 is a ridge, 1 a lasso.
-        form: ``"even"``, as released, or ``"odd"``; see :class:`Bridgeout`.
-        gradient: ``"exact"`` or ``"constant"``; see :class:`Bridgeout`.
-        target_fraction: share of the weights to perturb, the smallest ones, 0 <= target_fraction <= 1.
-        target: what is ranked by size: the 2-D ``"kernels"`` of each filter, or whole ``"filters"``.
+        p, q, form, gradient, target_fraction, target: see :class:`Bridgeout`.
         where: ``where(name, module) -> bool`` picks the modules. Default: every 3x3 ``Conv2d``.
 
     Raises:

@@ -32,8 +32,8 @@ A row is one claim: what a paper says or what this book asks, what we measured, 
 - **Holds**: the whole interval lies on the claimed side, for the published network. *In direction*: for another
   network, or where no number is published.
 - **Contradicted**: the whole interval lies on the other side, or below the smallest effect that matters.
-- **Undecided**: it holds both, or the test could not have decided; the details say which. Most rows end here, and that
-  is no verdict on a paper.
+- **Undecided**: it holds both, or the test could not have decided; the details say which. Most rows end here, and
+  that is no verdict on a paper.
 - The smallest effect that *n* seeds could show is half the width of the interval.
 - A claim on regularisation is judged only where the network without the method overfits, by {OVERFITS:g} points or more.
 - *Details* has all numbers, the reason, and a permanent link that ends in the row's name. `bridgeout check NAME`

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,21 +125,17 @@ def capture_activations(model: nn.Module, inputs: Tensor, *, where: Where | None
     chosen = _nonlinearities(model) if where is None else pick(model, where)
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, args: object, out: object) -> None:
-            if name in outputs:
-                raise ValueError(
-                    f"{name!r} runs twice in one forward pass: give each use a module of its own, or leave it out with "
-                    "where"
-                )
-            if isinstance(out, Tensor):
-                outputs[name] = out.detach().clone()  # a later in-place operation would overwrite it
-
-        return hook
+    def keep(name: str, module: nn.Module, inputs: object, out: object) -> None:
+        if name in outputs:
+            raise ValueError(
+                f"{name!r} runs twice in one forward pass: give each use a module of its own, or leave it out by where"
+            )
+        if isinstance(out, Tensor):
+            outputs[name] = out.detach().clone()  # a later in-place operation would overwrite it
 
     with evaluating(model), contextlib.ExitStack() as hooks:
         for name, module in chosen:
-            hooks.enter_context(module.register_forward_hook(keep(name)))
+            hooks.enter_context(module.register_forward_hook(functools.partial(keep, name)))
         model(inputs)
     return outputs
 

@@ -17,6 +17,7 @@ Sources: Khan and Stavness 2019, arXiv:1904.08050 (Sparseout); Khan, Shah and St
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ class Form(NamedTuple):
 FORMS = {"odd": Form(lambda x: x, torch.abs), "even": Form(torch.abs, lambda x: x)}
 GRADIENTS = ("exact", "constant")
 TARGETS = ("kernels", "filters")
+Knobs = tuple[float, float, str, str]  # p, q, form, gradient
 
 # Below this magnitude the slope |x|^(q/2-1), infinite at zero when q < 2, is held at its value here. The forward
 # value is never altered. 1e-6 keeps the exact slope within float16 for every q at p = 0.5; with the constant gradient
@@ -47,9 +49,12 @@ SLOPE_FLOOR = 1e-6
 # overflow before p = 1 - 1e-14.
 _VALUE_FLOOR = 1e-24
 
-# Elements worked on at a time on a CPU: the temporaries then live in cache instead of in freshly mapped memory,
-# which is worth more than a factor of two (benchmarks/noise.py). A multiple of 4, as four share a random word.
+# Elements drawn at a time on a CPU, or worked on by one thread. A multiple of 4, as four share a random word.
 _BLOCK = 1 << 18
+
+# Elements worked on at a time on a CPU: all temporaries lie in cache (benchmarks/noise.py), and torch divides no
+# operation on so few among threads.
+_PIECE = 1 << 15
 
 
 class DtypeError(TypeError, ValueError):
@@ -113,7 +118,7 @@ def sparseout(
         raise ValueError(f"shared must be a dimension of x, from {-x.dim()} to {x.dim() - 1}, or None; got {shared!r}")
     if not training or p == 0.0:
         return x
-    return _perturb(x, p, q, form, gradient, None, generator, shared)
+    return _perturb(x, (p, q, form, gradient), None, generator, shared)
 
 
 def bridgeout(
@@ -135,17 +140,12 @@ def bridgeout(
 
     Args:
         w: floating-point weight tensor.
-        p: drop probability, 0 <= p < 1.
-        q: exponent of the penalty, finite and >= 0.
-        training: when false (or p = 0) ``w`` itself is returned.
-        form: ``"even"``, as released, or ``"odd"``; see :func:`sparseout`.
-        gradient: ``"exact"`` or ``"constant"``; see :func:`sparseout`.
+        p, q, training, form, gradient, generator: see :func:`sparseout`.
         target_fraction: share of the weights to perturb, the smallest ones, 0 <= target_fraction <= 1.
         target: what is ranked by size. ``"kernels"``, as released: the 2-D kernels of each filter of a convolution
             (O, I, kh, kw), by L2 norm, and the ``int(I * target_fraction)`` smallest are perturbed; in a matrix (O, I)
             the elements of each row, by magnitude. ``"filters"``: whole filters or rows, by L2 norm, and the
             ``int(O * target_fraction)`` smallest are perturbed. A vector is ranked as a whole, by magnitude.
-        generator: source of the random draws, on the device of ``w``; defaults to torch's global one.
 
     Returns:
         A tensor like ``w``; ``w`` itself when not training, p = 0 or target_fraction = 0.
@@ -167,7 +167,7 @@ def bridgeout(
     if not training or p == 0.0 or fraction == 0.0:
         return w
     targeted = None if fraction == 1.0 else smallest_mask(w, fraction, target)
-    return _perturb(w, p, q, form, gradient, targeted, generator)
+    return _perturb(w, (p, q, form, gradient), targeted, generator)
 
 
 def smallest_mask(w: Tensor, fraction: float, target: str = "kernels") -> Tensor:
@@ -237,30 +237,23 @@ def _check_tensor(x: Any, name: str) -> None:
 
 
 def _perturb(
-    x: Tensor,
-    p: float,
-    q: float,
-    form: str,
-    gradient: str,
-    target: Tensor | None,
-    generator: torch.Generator | None,
-    shared: int | None = None,
+    x: Tensor, knobs: Knobs, target: Tensor | None, generator: torch.Generator | None, shared: int | None = None
 ) -> Tensor:
     if x.numel() == 0:
         return x.clone()
     if _traced(x):
-        return _plain(x, p, q, form, gradient, target, generator, shared)
-    if not _is_dense(x):
+        return _plain(x, knobs, target, generator, shared)
+    if not torch.ops.aten.is_non_overlapping_and_dense(x):
         x = x.clone()  # dense, in the memory order of x
     # the mask lies in memory as x does, so both can be walked as flat arrays
     if shared is None:
-        keep = keep_mask(x, p, generator)
+        keep = keep_mask(x, knobs[0], generator)
     else:
         one = x.narrow(shared, 0, 1)
-        keep = _flat(keep_mask(one, p, generator).view(one.shape).expand(x.shape), x)
+        keep = _flat(keep_mask(one, knobs[0], generator).view(one.shape).expand(x.shape), x)
     if target is not None:
         target = _flat(target, x).view(torch.uint8)  # multiplying by bytes is many times as fast as by booleans
-    out: Tensor = _Perturb.apply(x, keep, target, p, q, form, gradient)
+    out: Tensor = _Perturb.apply(x, keep, target, *knobs)
     return out
 
 
@@ -274,17 +267,11 @@ def _traced(x: Tensor) -> bool:
 
 
 def _plain(
-    x: Tensor,
-    p: float,
-    q: float,
-    form: str,
-    gradient: str,
-    target: Tensor | None,
-    generator: torch.Generator | None,
-    shared: int | None,
+    x: Tensor, knobs: Knobs, target: Tensor | None, generator: torch.Generator | None, shared: int | None
 ) -> Tensor:
     """The noise in operations that torch can trace, map and differentiate again; the masks are others than those of
     the fast way."""
+    p, q, form, gradient = knobs
     one = x if shared is None else x.narrow(shared, 0, 1)
     if generator is None:
         uniform = torch.rand_like(one, dtype=torch.float32)
@@ -311,17 +298,6 @@ def _plain(
     return (work + moved + (value - moved).detach()).to(x.dtype)
 
 
-def _is_dense(x: Tensor) -> bool:
-    """Whether the elements of x fill one stretch of memory, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(x.stride(), x.size(), strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
 def _flat(x: Tensor, like: Tensor) -> Tensor:
     """``x`` as a one-dimensional tensor in the element order that ``like`` has in memory."""
     if x.stride() != like.stride():
@@ -341,15 +317,17 @@ class _Perturb(torch.autograd.Function):
     def forward(ctx, x, keep, target, p, q, form, gradient):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, keep, target)
         ctx.knobs = (p, q, form, q / 2.0 if gradient == "exact" else 1.0)
-        out = torch.empty_like(x)
-        for x_, keep_, target_, out_ in _blocks(x, keep, target, out):
-            if q == 2.0 and form == "odd":  # dropout, to the bit
-                out_.copy_(torch.mul(x_, _factor(keep_, target_, p, x_.dtype)))
-                continue
-            noise = _xi(keep_, target_, p, x_.dtype)
+
+        def piece(noise: Tensor, power: Tensor, x: Tensor, keep: Tensor, target: Tensor | None, out: Tensor) -> None:
+            if q == 2.0 and form == "odd":
+                return _drop(x, noise, keep, target, p, out)
+            _xi(noise, keep, target, p)
             if q != 2.0:
-                noise.mul_(_power(x_.abs().clamp_min_(_VALUE_FLOOR), q / 2.0 - 1.0))
-            _add_product(x_, FORMS[form].value(x_), noise, out_)
+                noise.mul_(_power(torch.abs(x, out=power).clamp_min_(_VALUE_FLOOR), q / 2.0 - 1.0))
+            torch.addcmul(x, FORMS[form].value(x), noise, out=out)
+
+        out = torch.empty_like(x)
+        _in_pieces(piece, x, keep, target, out)
         return out
 
     @staticmethod
@@ -357,19 +335,22 @@ class _Perturb(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, keep, target = ctx.saved_tensors
         p, q, form, c = ctx.knobs
-        grad = _flat(grad, x).as_strided(x.size(), x.stride())
-        out = torch.empty_like(x)
-        for x_, keep_, target_, grad_, out_ in _blocks(x, keep, target, grad, out):
+
+        def piece(
+            slope: Tensor, power: Tensor, x: Tensor, keep: Tensor, target: Tensor | None, grad: Tensor, out: Tensor
+        ) -> None:
             if q == 2.0 and form == "odd":
-                out_.copy_(torch.mul(grad_, _factor(keep_, target_, p, x_.dtype)))
-                continue
-            slope = _xi(keep_, target_, p, x_.dtype, scale=c)
-            if q < 2.0:
-                slope.mul_(_power(x_.abs().clamp_min_(SLOPE_FLOOR), q / 2.0 - 1.0))
-            elif q > 2.0:
-                slope.mul_(_power(x_.abs(), q / 2.0 - 1.0))
-            slope.mul_(FORMS[form].slope(x_).sgn())  # zeros stay zeros whatever xi is: their slope is 1
-            _add_product(grad_, grad_, slope, out_)
+                return _drop(grad, slope, keep, target, p, out)
+            _xi(slope, keep, target, p, scale=c)
+            if q != 2.0:
+                size = torch.abs(x, out=power)
+                slope.mul_(_power(size.clamp_min_(SLOPE_FLOOR) if q < 2.0 else size, q / 2.0 - 1.0))
+            # zeros stay zeros whatever xi is: their slope is 1
+            slope.mul_(torch.sgn(FORMS[form].slope(x), out=power))
+            torch.addcmul(grad, grad, slope, out=out)
+
+        out = torch.empty_like(x)
+        _in_pieces(piece, x, keep, target, _flat(grad, x).as_strided(x.size(), x.stride()), out)
         return out, None, None, None, None, None, None
 
 
@@ -377,34 +358,46 @@ def _working_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _blocks(x: Tensor, keep: Tensor, target: Tensor | None, *others: Tensor):  # type: ignore[no-untyped-def]
-    """Flat pieces of all tensors, in step; x and a gradient in working precision, the last one as it is."""
-    size = _BLOCK if x.device.type == "cpu" else x.numel()
-    dtype = _working_dtype(x)
-    flats = [_flat(t, x).split(size) for t in (x, *others)]
-    targets = [None] * len(flats[0]) if target is None else target.split(size)
-    for x_, keep_, target_, *rest in zip(flats[0], keep.split(size), targets, *flats[1:], strict=True):
-        yield x_.to(dtype), keep_, target_, *(t.to(dtype) for t in rest[:-1]), rest[-1]
+def _in_pieces(work: Callable[..., None], x: Tensor, keep: Tensor, target: Tensor | None, *others: Tensor) -> None:
+    """Call ``work(scratch, scratch, x, keep, target, *others)`` for flat pieces of all tensors, in step; x and a
+    gradient in working precision, the last one as it is.
+
+    On a CPU a piece stays in cache, and torch works on it in the thread that asks. As many threads as torch may use
+    take one stretch of pieces after another. Torch's own way splits each operation between all threads and waits for
+    the last, which takes several times as long where other programs hold a core.
+    """
+    cpu, dtype = x.device.type == "cpu", _working_dtype(x)
+    stretch, size = (_BLOCK, min(_PIECE, _BLOCK)) if cpu else (x.numel(), x.numel())
+
+    def walk(*parts: Any) -> None:
+        with torch.inference_mode():  # of this thread, which knows nothing of the one that asks
+            scratch = [torch.empty(size, dtype=dtype, device=x.device) for _ in range(2)]
+            pieces = [[None] * -(-len(parts[0]) // size) if part is None else part.split(size) for part in parts]
+            for x_, keep_, target_, *rest in zip(*pieces, strict=True):
+                spaces = (space[: len(x_)] for space in scratch)
+                work(*spaces, x_.to(dtype), keep_, target_, *(t.to(dtype) for t in rest[:-1]), rest[-1])
+
+    flats = [_flat(x, x), keep, target, *(_flat(t, x) for t in others)]
+    stretches = [[None] * -(-x.numel() // stretch) if t is None else t.split(stretch) for t in flats]
+    threads = min(torch.get_num_threads(), len(stretches[0])) if cpu else 1
+    # threads of a call die with it: those of a pool that is kept would be missing in a process that is forked
+    with ThreadPoolExecutor(threads) as pool:
+        list((map if threads == 1 else pool.map)(walk, *stretches))
 
 
-def _xi(keep: Tensor, target: Tensor | None, p: float, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-    """xi times ``scale``; zero off target."""
-    xi = keep.to(dtype).mul_(scale / (1.0 - p)).sub_(scale)
-    return xi if target is None else xi.mul_(target)
+def _xi(out: Tensor, keep: Tensor, target: Tensor | None, p: float, scale: float = 1.0) -> None:
+    """xi times ``scale`` into ``out``; zero off target."""
+    out.copy_(keep).mul_(scale / (1.0 - p)).sub_(scale)
+    if target is not None:
+        out.mul_(target)
 
 
-def _add_product(a: Tensor, b: Tensor, noise: Tensor, out: Tensor) -> None:
-    """out = a + b noise, without an extra pass unless ``out`` is in half precision."""
-    if out.dtype == noise.dtype:
-        torch.addcmul(a, b, noise, out=out)
-    else:
-        out.copy_(torch.addcmul(a, b, noise, out=noise))
-
-
-def _factor(keep: Tensor, target: Tensor | None, p: float, dtype: torch.dtype) -> Tensor:
-    """1 + xi, rounded as torch's dropout rounds r / (1-p)."""
-    factor = keep.to(dtype).div_(1.0 - p)
-    return factor if target is None else factor.mul_(target).add_(1 - target)
+def _drop(x: Tensor, factor: Tensor, keep: Tensor, target: Tensor | None, p: float, out: Tensor) -> None:
+    """out = x (1 + xi), rounded as torch's dropout rounds x r / (1-p)."""
+    factor.copy_(keep).div_(1.0 - p)
+    if target is not None:
+        factor.mul_(target).add_(1 - target)
+    torch.mul(x, factor, out=out)
 
 
 def _power(size: Tensor, exponent: float) -> Tensor:

@@ -15,9 +15,10 @@ recalibrated           ``recalibrate_batchnorm(model, images)``, after any of th
 ====================== ================================================================================================
 
 Channels that a residual addition (or a depthwise convolution) ties together can only be silenced or removed together.
-They share one score, the root mean square over their convolutions (the mean for "l1" and for functions). Filters that
-stand alone are picked alike by every treatment. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds the ties and
-does the cutting; masks are those of ``torch.nn.utils.prune``, so they hold in fine-tuning.
+They share one score, the root mean square over their convolutions (the mean for "l1" and for functions; an importance
+of Torch-Pruning scores them together). Filters that stand alone are picked alike by every treatment. Torch-Pruning
+(Fang et al. 2023, arXiv:2301.12900) finds the ties and does the cutting; masks are those of ``torch.nn.utils.prune``,
+so they hold in fine-tuning.
 
 Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 """
@@ -25,9 +26,8 @@ Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
 import contextlib
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -39,6 +39,7 @@ from .channels import (
     check_model,
     check_pairs,
     group_of,
+    is_importance,
     names_of,
     plain_copy,
     remove_channels,
@@ -46,17 +47,20 @@ from .channels import (
     tied_channels,
     trace,
 )
-from .checks import check_choice, check_share, check_whole
+from .checks import check_choice, check_share, check_whole, library
 from .cost import count
 from .data import Images
 from .modules import device_of, doubled, evaluating, run_once
 from .sparsity import filter_norms
 from .training import Recipe, augment, evaluate, fit
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 GRANULARITIES = ("filter", "weight")
 CRITERIA = ("l1", "l2", "bn", "folded", "random")
 SCOPES = ("layer", "global", "filter")
-Criterion = str | Callable[[nn.Conv2d, list[_BatchNorm]], Tensor]
+Criterion = str | Callable[[nn.Conv2d, list[_BatchNorm]], Tensor] | Callable[[Any], Tensor | None]
 
 # Training batches from which BatchNorm's statistics are estimated by default.
 BATCHES = 50
@@ -85,7 +89,9 @@ def prune(
             is folded into the weights. "random": uniform. A weight's score is its magnitude, folded or not, or random.
             The BatchNorms behind a filter are those that its output reaches before any other layer, directly or through
             additions; several count by their root mean square. Or a function ``(conv, norms) -> scores`` of the
-            convolution and the list of BatchNorms behind it; scores have one number per filter, or per weight.
+            convolution and the list of BatchNorms behind it; scores have one number per filter, or per weight. Or an
+            ``Importance`` of Torch-Pruning, such as ``tp.importance.LAMPImportance()``, which scores the filters of a
+            convolution together with all that is tied to them.
         scope: where scores are compared. "layer": within each layer. "global": over all layers; "l1" and "l2" scores
             are first divided by their root mean square over the layer, since BatchNorm makes the scale of a layer's
             weights arbitrary. "filter" (weights only, the published way): within each filter.
@@ -209,7 +215,7 @@ def _running_norms(model: nn.Module) -> dict[_BatchNorm, str]:
     return norms
 
 
-def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
+def batchnorm_drift(model: nn.Module, inputs: Tensor) -> "pd.DataFrame":
     r"""How far the running statistics of each BatchNorm are from those of its present input, in evaluation mode.
 
     Args:
@@ -225,6 +231,7 @@ def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
     Raises:
         ValueError: no BatchNorm with running statistics; an input that the model does not take.
     """
+    pandas = library("pandas", "batchnorm_drift")
     norms = _running_norms(model)
     rows = []
 
@@ -241,7 +248,8 @@ def batchnorm_drift(model: nn.Module, inputs: Tensor) -> pd.DataFrame:
         for norm in norms:
             hooks.enter_context(norm.register_forward_pre_hook(look))
         run_once(model, inputs)
-    return pd.DataFrame(rows, columns=["layer", "shift", "variance_ratio"])
+    table: pd.DataFrame = pandas.DataFrame(rows, columns=["layer", "shift", "variance_ratio"])
+    return table
 
 
 def curve(
@@ -259,7 +267,7 @@ def curve(
     split: str = "valid",
     precision: str = "float32",
     seed: int = 0,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Prune copies of one trained model by each of ``amounts`` and evaluate them. ``model`` is left as it is.
 
     Args:
@@ -280,6 +288,7 @@ def curve(
     Raises:
         ValueError: see the functions above; all amounts are checked first.
     """
+    pandas = library("pandas", "curve")
     shares = [check_share(amount, "amount") for amount in amounts]
     if not shares:
         raise ValueError("amounts is empty: name at least one share, such as 0.5")
@@ -311,7 +320,8 @@ def curve(
         nonzero = sum(int(p.count_nonzero()) for p in pruned.parameters())
         row = {"amount": amount, "treatment": treatment, "accuracy": accuracy, "loss": loss}
         rows.append(row | {"parameters": parameters, "nonzero": nonzero, "macs": macs})
-    return pd.DataFrame(rows)
+    table: pd.DataFrame = pandas.DataFrame(rows)
+    return table
 
 
 # --- what to prune ----------------------------------------------------------------------------------------------------
@@ -334,14 +344,17 @@ def _picked(
     if not callable(criterion):
         check_choice(criterion, CRITERIA, "criterion")
     check_choice(scope, SCOPES, "scope")
-    if granularity == "weight" and (silence or criterion == "bn"):
-        what = "silence=True" if silence else "criterion='bn'"
+    if granularity == "weight" and (silence or criterion == "bn" or is_importance(criterion)):
+        what = "silence=True" if silence else "criterion='bn'" if criterion == "bn" else type(criterion).__name__
         raise ValueError(f"{what} is about whole filters: use granularity='filter', or leave it out")
     if granularity == "filter" and scope == "filter":
         raise ValueError("scope='filter' compares the weights of one filter: it goes with granularity='weight' only")
     check_model(model)
     plain = plain_copy(model)
     graph = trace(plain, example_input) if silence or callable(criterion) or criterion in ("bn", "folded") else None
+    if is_importance(criterion):
+        for name, parameter in model.named_parameters():  # copies have no gradients
+            plain.get_parameter(name.removesuffix("_orig")).grad = parameter.grad
     scores = {}
     for name, conv in plain.named_modules():
         if isinstance(conv, nn.Conv2d):
@@ -356,10 +369,21 @@ def _picked(
 
 
 def _asked(criterion: Any, model: nn.Module, graph: Any, name: str, shape: torch.Size) -> Tensor:
-    """The scores that a function gives a convolution of the model itself, whose gradients it may have."""
-    names = names_of(graph.model)
-    norms = [model.get_submodule(names[norm]) for norm in _norms_behind(graph, graph.model.get_submodule(name))]
-    found = criterion(model.get_submodule(name), norms)
+    """The scores that a function gives a convolution of the model itself, whose gradients it may have, or that an
+    importance gives the group of the convolution."""
+    conv, names = graph.model.get_submodule(name), names_of(graph.model)
+    if is_importance(criterion):
+        try:
+            found = criterion(group_of(graph, conv, list(range(conv.out_channels))))
+        except Exception as error:  # whatever it stumbles over
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{type(criterion).__name__} cannot score {name!r} ({type(error).__name__}: {reason}): give the model "
+                "what it needs, such as gradients, or use another criterion"
+            ) from error
+    else:
+        norms = [model.get_submodule(names[norm]) for norm in _norms_behind(graph, conv)]
+        found = criterion(model.get_submodule(name), norms)
     if not isinstance(found, Tensor) or found.shape != shape or not found.isfinite().all():
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"criterion must give {name!r} finite scores of shape {tuple(shape)}, got {got}")

@@ -76,7 +76,7 @@ def load_text(
         DataError: the files are missing or damaged; your own file is empty or not UTF-8.
     """
     if isinstance(name, Path):
-        texts, chosen = [_own_text(name)], name.name
+        texts, chosen = [_read(name)], name.name
     else:
         check_choice(name, TEXT_SETS, "name")
         folder, chosen = data_folder(root), name
@@ -90,7 +90,7 @@ def load_text(
 
             texts = ["\n\n".join(topics[key].strip() for key in sorted(topics))]
         else:
-            texts = [_verified_text(folder / file, md5) for file, md5 in _TEXT_FILES[chosen]]
+            texts = [_read(folder / file, md5) for file, md5 in _TEXT_FILES[chosen]]
     if len(texts) == 1:
         a, b = int(len(texts[0]) * 0.90), int(len(texts[0]) * 0.95)
         texts = [texts[0][:a], texts[0][a:b], texts[0][b:]]
@@ -100,22 +100,13 @@ def load_text(
     return Corpus(chosen, train, valid, test, checksum, embedded)
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read(path: Path, md5: str | None = None) -> str:
     if not path.exists():
         raise DataError(f"{path} is missing: put it there, or use another text set")
     with explained(path.parent):
-        return path.read_bytes()
-
-
-def _verified_text(path: Path, md5: str) -> str:
-    content = _read_bytes(path)
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        content = path.read_bytes()
+    if md5 is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise DataError(f"{path} is damaged (wrong md5, {len(content):,} bytes): replace it")
-    return content.decode("utf-8")
-
-
-def _own_text(path: Path) -> str:
-    content = _read_bytes(path)
     if not content.strip():
         raise DataError(f"{path} is empty: name a file with text in it")
     try:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import check_choice, check_exponent, check_positive, check_probability, check_whole
+from .checks import check_choice, check_exponent, check_positive, check_probability, check_whole, library
 from .modules import doubled
 from .noise import FORMS, bridgeout, sparseout
 
@@ -257,7 +257,7 @@ def _prox(z: float, penalty: float, q: float) -> float:
 
 
 def _root(size: float, penalty: float, q: float, low: float) -> float:
-    from scipy.optimize import brentq
+    brentq = library("scipy.optimize", "bridge_prox").brentq
 
     def slope(w: float) -> float:
         return w - size + penalty * q * math.pow(w, q - 1)

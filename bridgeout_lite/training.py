@@ -11,14 +11,13 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_positive, check_share, check_whole
+from .checks import check_choice, check_positive, check_share, check_whole, library
 from .cudagraph import Replay, Work
 from .data import Images, Split
 from .epochs import CheckpointError as CheckpointError
@@ -27,6 +26,9 @@ from .epochs import identify as identify
 from .epochs import run_epochs as run_epochs
 from .models import Whitening
 from .modules import evaluating
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEDULES = ("onecycle", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -105,7 +107,7 @@ class History:
     """A training run. ``frame`` has one row per epoch: epoch, lr, train_loss and valid_loss (nats), train_accuracy and
     valid_accuracy (%), seconds, images_per_second."""
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     precision: str
     device: str
 
@@ -204,6 +206,7 @@ def fit(
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: passed on, after one line that says from which epoch the same call would resume.
     """
+    pandas = library("pandas", "fit")
     recipe = recipe or Recipe()
     device = pick_device(device)
     precision = pick_precision(recipe.precision, device)
@@ -235,10 +238,19 @@ def fit(
     learn: Work = functools.partial(_learn, model, recipe, precision, regulariser)
     learn = Replay(learn) if graph else learn
 
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        result = learn(x, y)
+        optimizer.step()
+        if regulariser is not None:
+            regulariser.after_step(model, optimizer.param_groups[0]["lr"])
+        scheduler.step()
+        return result
+
     def one_epoch(epoch: int, bar: Any) -> dict[str, float]:
         if regulariser is not None:
             regulariser.resume(epoch * steps)
-        row = _epoch(model, images, recipe, learn, optimizer, scheduler, precision, epoch, seed, bar, regulariser)
+        row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+        row |= _epoch(model, images, recipe, step, precision, epoch, seed, bar)
         if watch is not None:
             with evaluating(model), torch.no_grad():
                 row |= watch(model)
@@ -256,7 +268,7 @@ def fit(
         progress=progress,
         on_epoch=on_epoch,
     )
-    return History(pd.DataFrame(rows), precision, str(device))
+    return History(pandas.DataFrame(rows), precision, str(device))
 
 
 def prepare(model: nn.Module, images: Images) -> None:
@@ -306,18 +318,9 @@ def _learn(
 
 
 def _epoch(
-    model: nn.Module,
-    images: Images,
-    recipe: Recipe,
-    learn: Work,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    precision: str,
-    epoch: int,
-    seed: int,
-    bar: Any,
-    regulariser: Regulariser | None,
+    model: nn.Module, images: Images, recipe: Recipe, learn: Work, precision: str, epoch: int, seed: int, bar: Any
 ) -> dict[str, float]:
+    """Learn from every batch once; the losses and accuracies."""
     start = time.perf_counter()
     x, y = images.train.x, images.train.y
     steps = len(y) // recipe.batch_size
@@ -325,7 +328,6 @@ def _epoch(
     order = torch.randperm(len(y), generator=draws, device=x.device)
     totals = torch.zeros(2, device=x.device)  # loss and hits stay on the device until the epoch ends
     normalize = images.normalizer(x.device)
-    lr = optimizer.param_groups[0]["lr"]
     turned = _turned(len(y), epoch, seed).to(x.device) if recipe.flip == "alternating" else None
     if not model.training:  # else layers that the user has frozen, in evaluation mode, stay so
         model.train()
@@ -333,10 +335,6 @@ def _epoch(
         index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         flip = recipe.flip is True if turned is None else turned[index]
         totals += learn(normalize(augment(x[index], flip, recipe.crop, draws)), y[index])
-        optimizer.step()
-        if regulariser is not None:
-            regulariser.after_step(model, optimizer.param_groups[0]["lr"])
-        scheduler.step()
         bar.update()
     train_loss, train_hits = (totals / steps).tolist()
     seconds = time.perf_counter() - start
@@ -348,8 +346,6 @@ def _epoch(
         )
     bar.set_postfix(loss=f"{train_loss:.3f}", valid=f"{valid_accuracy:.1f} %")
     return {
-        "epoch": epoch + 1,
-        "lr": lr,
         "train_loss": train_loss,
         "train_accuracy": 100.0 * train_hits,
         "valid_loss": valid_loss,

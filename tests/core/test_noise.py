@@ -5,6 +5,7 @@ inequality, which holds at every sample size and for every seed, not only where 
 """
 
 import copy
+import itertools
 import math
 import random
 import secrets
@@ -156,6 +157,28 @@ def test_working_in_pieces_changes_nothing(monkeypatch, function, q):
         y.backward(grad)
         results.append((y.detach(), leaf.grad))
     assert same_bits(results[0][0], results[1][0]) and same_bits(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("q", [1.0, 1.5, 2.0, 3.0])
+def test_any_number_of_threads_makes_the_same_noise(q):
+    """Each takes what is left to do; nothing of it depends on who does it."""
+    x = away_from_zero(5 * noise._BLOCK + 3, dtype=torch.float32)
+
+    def noisy():
+        leaf = x.clone().requires_grad_()
+        y = bl.sparseout(leaf, 0.3, q, generator=seeded())
+        y.square().sum().backward()
+        return y.detach(), leaf.grad
+
+    alone = noisy()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert all(itertools.starmap(same_bits, zip(alone, noisy(), strict=True)))
+        with torch.inference_mode():
+            assert same_bits(bl.sparseout(x.clone(), 0.3, q, generator=seeded()), alone[0])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_tensor_of_many_pieces():

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import refused
 from torch import nn
 
 import bridgeout_lite as bl
 from bridgeout_lite import pruning
 from bridgeout_lite.channels import apply_masks
-from bridgeout_lite.models import MODELS
+from bridgeout_lite.models import MODELS, tied
 from bridgeout_lite.pruning import CRITERIA, curve, prune, recalibrate_batchnorm, remove_filters
 from bridgeout_lite.sparsity import filter_norms
 
@@ -144,6 +145,26 @@ def test_a_criterion_may_be_a_function(name, silence):
     assert same(state(apply_masks(ours)), state(apply_masks(built_in)))
     other = prune(build(name), criterion=lambda conv, norms: -l1(conv, norms), **options)
     assert not same(state(apply_masks(other)), state(built_in))
+
+
+@pytest.mark.parametrize("name", ["smallcnn", "resnet14"])
+def test_a_criterion_may_be_an_importance_of_torch_pruning(name):
+    """One that says again what "l2" says of filters that stand alone; one that reads gradients; one that cannot."""
+    importance = pytest.importorskip("torch_pruning").importance
+    norm = importance.GroupMagnitudeImportance(p=2, group_reduction="first", normalizer=None)
+    alone = [n for n in convolutions(build(name)) if n not in tied(name)]
+    for options in ({}, {"silence": True, "example_input": IMAGE}):
+        ours, built_in = prune(build(name), 0.5, criterion=norm, **options), prune(build(name), 0.5, **options)
+        for layer in alone:
+            assert zeroed(ours.get_submodule(layer)) == zeroed(built_in.get_submodule(layer))
+    model = build(name)
+    before = state(model)
+    refused(lambda: prune(model, 0.5, criterion=norm, granularity="weight"), "GroupMagnitudeImportance", "filter")
+    refused(lambda: prune(model, 0.5, criterion=importance.GroupTaylorImportance()), "GroupTaylorImportance", "conv")
+    assert same(state(model), before)
+    model(images_like()).sum().backward()
+    small = remove_filters(model, 0.5, IMAGE, criterion=importance.GroupTaylorImportance())
+    assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
 
 
 def test_a_function_sees_the_model_itself_and_the_norms_behind():
@@ -474,11 +495,11 @@ def test_other_networks_work(kind):
 
 def test_silence_is_not_refused_for_what_a_black_image_or_a_zero_scale_hides():
     torch.manual_seed(0)
-    for kind, refused in (("addition", False), ("roll", True)):
+    for kind, mixes in (("addition", False), ("roll", True)):
         model = Net(kind).eval()
         nn.init.zeros_(model.norm_b.weight)
         nn.init.zeros_(model.norm_b.bias)
-        with pytest.raises(ValueError, match="moves the channels") if refused else contextlib.nullcontext():
+        with pytest.raises(ValueError, match="moves the channels") if mixes else contextlib.nullcontext():
             prune(model, 0.5, silence=True)
 
 
@@ -719,7 +740,7 @@ def test_without_torch_pruning(monkeypatch):
         lambda: prune(model, 0.5, criterion="bn"),
         lambda: remove_filters(model, 0.5, IMAGE),
     ):
-        with pytest.raises(ImportError, match="need Torch-Pruning: pip install torch-pruning"):
+        with pytest.raises(ImportError, match=r"needs torch_pruning.*: pip install torch-pruning"):
             call()
 
 

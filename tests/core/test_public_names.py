@@ -64,27 +64,67 @@ def test_signature(name):
                 assert repr(found[argument].default) == default, argument
 
 
-HEAVY = "pandas scipy sklearn matplotlib joblib requests filelock pooch ipywidgets torchvision"
-
-
-@pytest.mark.parametrize("name", ["Sparseout", "attach_bridgeout", "theory.lq_penalty", "sparsity.hoyer"])
-def test_the_noise_costs_torch_and_numpy(name):
-    """In a fresh Python that refuses everything else that the package may want."""
-    code = f"""
+TORCH_ONLY = """
 import sys
+from importlib.machinery import PathFinder
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY.split()!r}:
-            raise ModuleNotFoundError(name)
+HIDDEN = set('''pandas scipy sklearn matplotlib cycler joblib requests filelock pooch tqdm packaging ipywidgets
+    anywidget torchvision torch_pruning captum onnx onnxscript onnxruntime distributed PIL'''.split())
 
+class TorchOnly(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = TorchOnly
 import torch
-sys.meta_path.insert(0, Refuse())
+from torch import nn
 import bridgeout_lite as bl
-print(bl.{name})
+
+def needs(call, package):
+    try:
+        call()
+    except ImportError as error:
+        assert f"pip install {package}" in str(error) and "\\n" not in str(error), error
+    else:
+        raise AssertionError(package)
 """
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout
-    assert name.rpartition(".")[2] in shown
+"""What a Python sees in which nothing is installed but torch and what torch needs."""
+
+
+def in_torch_only(code):
+    subprocess.run([sys.executable, "-c", TORCH_ONLY + code], check=True, timeout=300)
+
+
+def test_layers_pruning_and_costs_take_torch_only():
+    in_torch_only("""
+x = torch.randn(2, 3, 16, 16)
+assert bl.Sparseout()(x).shape == x.shape
+model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+bl.attach_bridgeout(bl.attach_sparseout(model, 0.3, 1.0), 0.3, 1.0)(x).sum().backward()
+bl.detach_sparseout(bl.detach_bridgeout(model))
+assert 0 <= bl.sparsity.record_activations(model, x)["2"]["hoyer"] <= 1
+assert bl.theory.lq_penalty(torch.randn(4, 3), torch.randn(3), 0.3, 1.0) > 0
+bl.pruning.prune(model, 0.5)
+assert bl.cost.count(bl.build_model("smallcnn"), torch.zeros(1, 3, 32, 32))[0] > 0
+""")
+
+
+def test_what_takes_more_says_in_one_line_what_to_install():
+    in_torch_only("""
+model, images = bl.build_model("smallcnn"), None
+needs(lambda: bl.pruning.prune(model, 0.5, silence=True), "torch-pruning")
+needs(lambda: bl.pruning.curve(model, images, [0.5]), "pandas")
+needs(lambda: bl.fit(model, images), "pandas")
+needs(lambda: bl.load_images("digits", "."), "scikit-learn")
+needs(lambda: bl.load_images("cifar10", "."), "torchvision")
+needs(lambda: bl.load_images("digits"), "scikit-learn")
+needs(lambda: bl.theory.bridge_prox(1.0, 0.1, 1.5), "scipy")
+needs(lambda: bl.stats, "pandas")
+needs(lambda: bl.sweep, "joblib")
+needs(lambda: bl.run, "filelock")
+needs(lambda: bl.notebook, "matplotlib")
+""")
 
 
 def test_public_names_are_listed():

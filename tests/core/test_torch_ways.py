@@ -42,7 +42,7 @@ def test_both_ways_to_compute_the_noise_agree(monkeypatch, q, form, gradient, ta
     fast = noise._Perturb.apply(
         one, (uniform >= p).view(-1).byte(), None if target is None else target.view(-1).byte(), p, q, form, gradient
     )
-    plain = noise._plain(two, p, q, form, gradient, target, None, None)
+    plain = noise._plain(two, (p, q, form, gradient), target, None, None)
     for out in (fast, plain):
         (out * torch.arange(1.0, 7.0)).sum().backward()
     assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-7)
