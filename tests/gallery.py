@@ -247,7 +247,11 @@ GALLERY = {
         stops=(("network", "treatment"), ("treatment", "amount")),
         refuses=(
             ("network", "VGG", "network must be one of weight decay only, Dropout, Batch Bridgeout; got 'VGG'"),
-            ("treatment", "burnt", "treatment must be one of zeroed, silenced, removed, zeroed, recal.*; got 'burnt'"),
+            (
+                "treatment",
+                "burnt",
+                "treatment must be one of zeroed, silenced, removed, zeroed, recalibrated, .*; got 'burnt'",
+            ),
             ("amount", 0.33, "amount must be one of 0.0, 0.05, .*, 0.9; got 0.33"),
         ),
         spoil=(

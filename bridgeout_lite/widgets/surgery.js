@@ -2,7 +2,7 @@ import { figure, fromAddress, html, need, show, tiles, toAddress } from "./toolk
 
 const ADDRESS = "surgery"; // the first word of the address's state
 const THUMBS = 24, SHOWN = 48; // pictures of images whose answer changed, and their size
-const NAMED = 5; // letters of a class over its column
+const NAMED = 4; // letters of a class over its column
 const PALE = 0.6; // of the darkest tile, so that its number can be read
 
 /** The interval of Wilson for `hits` of `n`, 95 %. */
@@ -61,7 +61,7 @@ export default figure((fig) => {
   const guess = curve.segment("rule"), past = curve.line("grey"), own = curve.line("blue"), reach = curve.segment("blue");
   const live = new Map(), dots = amounts.map(() => curve.dot("orange", 3.5)), now = curve.dot("blue", 5);
   const words = [["blue", "this network, as stored"], ["orange", "computed here"], ["", source]];
-  words.map(([colour]) => curve.word(`word sbn-${colour}`, "end")).forEach((word, k) => word.set(0.92, 97 - 9 * k, words[k][1]));
+  words.map(([colour]) => curve.word(`word sbn-${colour}`, "end")).forEach((word, k) => word.set(0.92, 93 - 9 * k, words[k][1]));
   const filters = tiles(fig, "Which filters went", "The filters of each convolution: the more colour, the larger the norm; crossed out: pruned");
   const confusion = tiles(fig, "What is taken for what", "How often images of each class, by row, are called each class, by column");
   const file = URL.createObjectURL(new Blob([images], { type: "image/webp" }));
@@ -176,6 +176,7 @@ export default figure((fig) => {
       });
       outlines.push([left + wide * r, top + high * r, wide, high]);
     });
+    outlines.push([left, top, wide * classes.length, high * classes.length]);
     return [squares, outlines, written];
   }
 
@@ -228,8 +229,8 @@ export default figure((fig) => {
         high: ["to", high, " %"],
         changed: ["answers changed", changed.length],
         gone: [`filters gone, of ${all}`, gone],
-        parameters: ["parameters", parameters],
-        macs: ["multiply-adds per image", macs],
+        parameters: ["parameters", parameters / 1e3, " thousand"],
+        macs: ["multiply-adds per image", macs / 1e6, " million"],
         milliseconds: ["time here", here ? `${show(here.milliseconds)} ms (${here.kind})` : "none yet"],
       },
       `${network}, ${show(100 * amount)} % of the filters ${treatment}: ${show(accuracy)} % of ${test} images right, between ${show(low)} and ` +

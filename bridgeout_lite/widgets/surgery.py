@@ -118,7 +118,7 @@ class Surgery(Figure):
 
     def numbers(self) -> dict[str, float]:
         """Of the stored answers: accuracy (%) with its 95 % interval (Wilson), and how many are others than before
-        pruning; how many filters went; parameters and multiply-adds per image of the network that is left."""
+        pruning; how many filters went; thousands of parameters and millions of multiply-adds per image of the network that is left."""
         from scipy.stats import binomtest
 
         said, labels = self._answers(self.treatment), np.array([*map(int, self.index["labels"])])
@@ -133,8 +133,8 @@ class Surgery(Figure):
             "high": 100 * high,
             "changed": float((said[at] != self._answers("zeroed")[0]).sum()),
             "gone": float(sum(int(len(order) * self.amount) for order in orders)),
-            "parameters": parameters,
-            "macs": macs,
+            "parameters": parameters / 1e3,
+            "macs": macs / 1e6,
         }
 
     def picture(self) -> Picture:

@@ -190,8 +190,8 @@ def test_every_figure_of_the_package_is_in_the_book():
 
 @pytest.mark.parametrize("name", WITH_FIGURES)
 def test_figures_weigh_little(name):
-    """Each figure below 150 kB with its data, or what it may weigh; all of a page with their loader below 1.5 MB, or 2.5
-    MB where there are pictures of images."""
+    """Each figure below 150 kB with its data, or what it may weigh; all of a page with their loader below 1.5 MB, or
+    2.5 MB where there are photographs."""
     text = (HTML / name).read_text(encoding="utf-8")
     states = re.findall(rf'<script type="{re.escape(STATE)}">(.*?)</script>', text, re.S)
     models = [model for state in states for model in json.loads(state)["state"].values()]
