@@ -185,7 +185,8 @@ export default figure((fig) => {
     const spot = `background-position: ${-SHOWN * (image % columns)}px ${-SHOWN * Math.floor(image / columns)}px`;
     const name = `image ${image} of the test set, ${classes[truth]}: called ${classes[before]} before, ${classes[after]} now`;
     const picture = html("span", { role: "img", "aria-label": name, title: name, class: "sbn-thumb", style: `${spot}; background-image: url(${file}); background-size: ${SHOWN * columns}px auto` });
-    return html("li", {}, picture, html("span", { "aria-hidden": "true" }, say(before), html("br"), `→ ${say(after)}`));
+    const neither = before !== truth && after !== truth ? ` (is ${classes[truth]})` : "";
+    return html("li", {}, picture, html("span", { "aria-hidden": "true" }, say(before), html("br"), `→ ${say(after)}${neither}`));
   }
 
   let thumbed = "";
@@ -208,7 +209,7 @@ export default figure((fig) => {
     filters(filterTiles(networks[network], amount), "more colour: larger norm; crossed out: pruned");
     confusion(confusionTiles(table), "rows: what it is; columns: what it is called");
     const seen = changed.slice(0, THUMBS), mark = `${seen.map((i) => [i, answers[i]])}|${network}`;
-    heading.textContent = `Answers that changed: ${changed.length} of ${test}` + (changed.length > THUMBS ? `, the first ${THUMBS}` : "") + (changed.length ? " (before → now; ✓ is right)" : "");
+    heading.textContent = `Answers that changed: ${changed.length} of ${test}` + (changed.length > THUMBS ? `, the first ${THUMBS}` : "") + (changed.length ? " (before → now; ✓: right)" : "");
     if (mark !== thumbed) thumbs.replaceChildren(...seen.map((i) => thumb(i, intact[i], answers[i])));
     thumbed = mark;
 

@@ -118,7 +118,8 @@ class Surgery(Figure):
 
     def numbers(self) -> dict[str, float]:
         """Of the stored answers: accuracy (%) with its 95 % interval (Wilson), and how many are others than before
-        pruning; how many filters went; thousands of parameters and millions of multiply-adds per image of the network that is left."""
+        pruning; how many filters went; of the network that is left thousands of parameters, and millions of
+        multiply-adds per image."""
         from scipy.stats import binomtest
 
         said, labels = self._answers(self.treatment), np.array([*map(int, self.index["labels"])])
