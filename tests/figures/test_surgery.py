@@ -130,8 +130,7 @@ def test_the_logits_are_those_of_torch(ask, name):
         assert (logits - fallback).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("treatment", data.TREATMENTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, treatment", [*zip(NAMES + NAMES[:2], data.TREATMENTS, strict=True)])
 def test_the_accuracy_is_that_of_torch_to_within_one_image(ask, name, treatment):
     labels = data.images().test.y.numpy()
     answer = ask(cases=[[name, treatment, amount] for amount in SOME])
@@ -187,7 +186,7 @@ def test_the_page_computes_what_is_stored_when_it_is_asked_to(opened):
     page.wait_for_timeout(300)
     assert page.workers == [] and shown(page, "shown").startswith("stored answers")
     page.get_by_role("button", name="Compute here", exact=True).click()
-    for treatment in data.TREATMENTS:
+    for treatment in ("zeroed", "removed, recalibrated"):
         page.locator('.sbn [name="treatment"]').select_option(treatment)
         page.wait_for_timeout(50)
         done(page)

@@ -4,6 +4,7 @@ import { Machine } from "./machine.js";
 import { Network } from "./network.js";
 
 const SIDE = 32, PIXELS = SIDE * SIDE * 3, BATCH = 32; // images passed at a time, and in a batch of recalibration
+const TILE = 8, NONE = -1; // the kernel takes eight columns at a time: a layer is filled up by channels that say nothing
 const SLICE = 25; // milliseconds of work before a message is heard
 
 /** Tensors by name from the bytes of a stored network (see surgery_data.pack), in torch's order of axes. */
@@ -53,7 +54,8 @@ export class Surgery {
     const { order, tensors } = this.stored[name], way = treatment.split(",")[0];
     const gone = order.map((filters) => new Set(filters.slice(0, Math.floor(filters.length * amount))));
     const kept = order.map((filters, k) => [...filters.keys()].filter((f) => way !== "removed" || !gone[k].has(f)));
-    const plan = kept.flatMap(({ length }, k) => [["convolution", length], ["norm"], ["relu"], ...(k === 1 ? [] : [["pool"]])]);
+    for (const filters of kept) while (filters.length % TILE) filters.push(NONE);
+    const plan = kept.flatMap(({ length }, k) => [["convolution", length], ["norm"], ...(k === 1 ? [] : [["pool"]]), ["relu"]]); // the largest of ReLUs is the ReLU of the largest
     plan.push(["dense", tensors["dense.bias"].length], ["relu"], ["dense", tensors["classifier.bias"].length]);
     this.machine.clear();
     this.network = new Network(this.machine, { batch: BATCH, shape: [SIDE, SIDE, 3], plan });
@@ -63,14 +65,14 @@ export class Surgery {
       const conv = `conv${k + 1}`, norm = `norm${k + 1}`, layer = of("norm")[k], { value } = of("convolution")[k].parameters[0];
       const w = tensors[`${conv}.weight`], inputs = w.length / order[k].length / 9, to = value.data;
       for (let patch = 0, at = 0; patch < 9; patch++) {
-        for (const c of before) for (const f of filters) to[at++] = gone[k].has(f) || dead.has(c) ? 0 : w[(f * inputs + c) * 9 + patch];
+        for (const c of before) for (const f of filters) to[at++] = f < 0 || c < 0 || gone[k].has(f) || dead.has(c) ? 0 : w[(f * inputs + c) * 9 + patch];
       }
       filters.forEach((f, at) => {
-        const sounds = !(silent && gone[k].has(f));
+        const sounds = f !== NONE && !(silent && gone[k].has(f));
         layer.scale.value.data[at] = sounds ? tensors[`${norm}.weight`][f] : 0;
         layer.shift.value.data[at] = sounds ? tensors[`${norm}.bias`][f] : 0;
-        layer.runningMean[at] = tensors[`${norm}.running_mean`][f];
-        layer.runningVariance[at] = tensors[`${norm}.running_var`][f];
+        layer.runningMean[at] = tensors[`${norm}.running_mean`][f] ?? 0;
+        layer.runningVariance[at] = tensors[`${norm}.running_var`][f] ?? 1;
       });
       before = filters;
       dead = silent ? gone[k] : dead;
@@ -78,7 +80,7 @@ export class Surgery {
     const [hidden, last] = of("dense"), channels = order.at(-1).length, places = tensors["dense.weight"].length / hidden.outputs / channels;
     turn(hidden, { weight: tensors["dense.weight"], bias: tensors["dense.bias"] }, (row) => {
       const c = before[row % before.length]; // ours runs over places, then channels; torch's the other way
-      return dead.has(c) ? -1 : c * places + Math.floor(row / before.length);
+      return c < 0 || dead.has(c) ? NONE : c * places + Math.floor(row / before.length);
     });
     turn(last, { weight: tensors["classifier.weight"], bias: tensors["classifier.bias"] }, (row) => row);
   }
@@ -90,12 +92,26 @@ export class Surgery {
     return n;
   }
 
+  /** Multiply BatchNorm into the convolutions: the same function, for three quarters of the time. */
+  fold() {
+    const { layers } = this.network;
+    this.network.layers = layers.filter(({ kind, channels, scale, shift, runningMean, runningVariance, epsilon }, k) => {
+      if (kind !== "norm") return true;
+      const [weight, bias] = layers[k - 1].parameters.map(({ value }) => value.data);
+      const factors = scale.value.data.map((s, c) => s / Math.sqrt(runningVariance[c] + epsilon));
+      for (let i = 0; i < weight.length; i++) weight[i] *= factors[i % channels];
+      for (let c = 0; c < channels; c++) bias[c] = shift.value.data[c] - runningMean[c] * factors[c];
+      return false;
+    });
+  }
+
   /** The classes that the pruned network says, batch by batch, into `answers`; yields after each piece of work. */
   *ask(answers, recalibrate) {
     if (recalibrate) {
       this.network.recalibrate(this.anew, (k) => this.put(this.test + k * BATCH, BATCH));
       yield;
     }
+    this.fold();
     for (let first = 0; first < this.test; first += BATCH) {
       const n = this.put(first, Math.min(BATCH, this.test - first)), logits = this.network.forward(n, false).data;
       for (let image = 0; image < n; image++) {
@@ -108,7 +124,7 @@ export class Surgery {
   }
 }
 
-/** Weights of a dense layer from torch's (outputs, inputs); `from(row)` is the input that a row of ours reads, or -1. */
+/** Weights of a dense layer from torch's (outputs, inputs); `from(row)` is the input that a row of ours reads, or NONE. */
 function turn(layer, { weight, bias }, from) {
   const { inputs, outputs } = layer, to = layer.weight.value.data, wide = weight.length / outputs;
   for (let row = 0, at = 0; row < inputs; row++) {
