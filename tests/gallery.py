@@ -39,6 +39,8 @@ class Shown(NamedTuple):
     """A control, a value that it does not take, and a pattern of the reason."""
     spoil: tuple[tuple[Callable[[dict], Any], str], ...] = ()
     """A change of the figure's stored state, and what then stands in the figure's place."""
+    weight: int = 150_000
+    """Bytes that it may weigh in its page."""
 
     def make(self, **values: Any) -> Figure:
         code = self.code.removesuffix(")")
@@ -237,6 +239,31 @@ GALLERY = {
             (lambda s: s.update(layer=9), "there is no layer 9"),
             (_no_unpacking, "browser cannot unpack"),
         ),
+    ),
+    "Surgery": Shown(
+        'widgets.Surgery(bl.studies.pruning.tables.comparisons(bl.notebook.results("pruning-cifar10")))',
+        [("amount", "ArrowRight", 2)],
+        {"amount": 0.5},
+        stops=(("network", "treatment"), ("treatment", "amount")),
+        refuses=(
+            ("network", "VGG", "network must be one of weight decay only, Dropout, Batch Bridgeout; got 'VGG'"),
+            (
+                "treatment",
+                "burnt",
+                "treatment must be one of zeroed, silenced, removed, zeroed, recalibrated, .*; got 'burnt'",
+            ),
+            ("amount", 0.33, "amount must be one of 0.0, 0.05, .*, 0.9; got 0.33"),
+        ),
+        spoil=(
+            (lambda s: s.update(network="VGG"), "there is no network VGG"),
+            (lambda s: s.update(treatment="burnt"), "there is no treatment burnt"),
+            (lambda s: s.update(index={}), "its networks are missing"),
+            (lambda s: s["index"]["networks"]["Dropout"].pop("order"), "its networks are missing"),
+            (lambda s: s["index"].update(labels=""), "its images are missing"),
+            (lambda s: s["index"].update(labels="0123"), "its answers do not fit its networks"),
+            (lambda s: s["index"].pop("costs"), "its answers do not fit its networks"),
+        ),
+        weight=2_300_000,
     ),
     "Headline": Shown(
         'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activations")), '

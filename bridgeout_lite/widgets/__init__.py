@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .noise_penalty import NoisePenalty
     from .playground import Playground
     from .pruning_explorer import PruningExplorer
+    from .surgery import Surgery
 
 _HOME = {
     "ActivationExplorer": "activations",
@@ -22,6 +23,7 @@ _HOME = {
     "NoisePenalty": "noise_penalty",
     "Playground": "playground",
     "PruningExplorer": "pruning_explorer",
+    "Surgery": "surgery",
 }
 __all__ = [*_HOME]
 

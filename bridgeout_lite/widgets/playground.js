@@ -1,9 +1,8 @@
-import { figure, need, show, svg } from "./toolkit.js";
+import { figure, fromAddress, need, show, tiles, toAddress } from "./toolkit.js";
 
 export const PENALTY = "L_q penalty", NONE = "none";
 const CURVES = ["steps", "train_loss", "loss", "accuracy", "hoyer", "gini", "near_zero", "activations"];
 const KEPT = 300; // points of a curve; of more, every second one goes
-const LEVELS = 8; // shades of a tile
 const CURVATURE = 0.01; // what stands for the curvature of the loss in the strength of the penalty
 const LAYERS = ["first convolution", "second convolution", "hidden layer"];
 const ADDRESS = "playground"; // the first word of the address's state
@@ -18,23 +17,6 @@ export function unpack(view, count) {
   }
   return pixels;
 }
-
-/** Of controls the values that stand in an address, as far as the controls have them. */
-export function fromAddress(hash, controls) {
-  const found = {}, words = new URLSearchParams(hash.replace(/^#/, ""));
-  if (!words.has(ADDRESS)) return found;
-  for (const [key, { options, values, min, max, value }] of Object.entries(controls)) {
-    const text = words.get(key), number = Number(text);
-    if (text === null || text === "") continue;
-    if (options ? options.includes(text) : values ? values.includes(number) : number >= min && number <= max) {
-      found[key] = typeof value === "number" ? number : text;
-    }
-  }
-  return found;
-}
-
-/** The same the other way. */
-export const toAddress = (values) => `#${ADDRESS}&${new URLSearchParams(values)}`;
 
 /** Of the explicit penalty: half of p/(1-p), as the noise has it, times the curvature. */
 export const strength = (p) => (CURVATURE * p) / (1 - p) / 2;
@@ -51,35 +33,6 @@ export function remember(history, report) {
 }
 
 const empty = () => Object.fromEntries(CURVES.map((name) => [name, []]));
-
-/** A picture of squares in a panel's size: set([[[x, y, side, value, flag]...], outlines, labels]), value from -1 to 1. A shade is one path,
- * so that a thousand squares cost little. Orange is positive, blue negative; a flagged square is crossed out. */
-function tiles(fig, title, description, width = 360, height = 232) {
-  const heading = svg("text", { x: 4, y: 14, class: "sbn-title" }, title), note = svg("text", { x: 4, y: height - 6 });
-  const written = svg("g");
-  const shades = ["orange", "blue"].map((colour) => Array.from({ length: LEVELS }, (_, k) =>
-    svg("path", { class: `sbn-tile sbn-${colour}`, "fill-opacity": (k + 1) / LEVELS })));
-  const frames = svg("path", { class: "sbn-frames" }), crosses = svg("path", { class: "sbn-crosses" });
-  const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "sbn-panel", role: "img", "aria-label": description },
-    heading, ...shades.flat(), frames, crosses, written, note);
-  fig.panels.append(node);
-  return ([squares, outlines, labels = []], words) => {
-    const paths = shades.map((list) => list.map(() => ""));
-    let cross = "";
-    for (const [x, y, side, value, flag] of squares) {
-      const level = Math.min(LEVELS, Math.ceil(Math.abs(value) * LEVELS - 0.5));
-      if (level > 0) paths[value > 0 ? 0 : 1][level - 1] += `M${x} ${y}h${side}v${side}h${-side}z`;
-      if (flag) cross += `M${x + 3} ${y + 3}l${side - 6} ${side - 6}m0 ${6 - side}l${6 - side} ${side - 6}`;
-    }
-    shades.forEach((list, sign) => list.forEach((path, k) => path.setAttribute("d", paths[sign][k])));
-    frames.setAttribute("d", outlines.map(([x, y, w, h]) => `M${x} ${y}h${w}v${h}h${-w}z`).join(""));
-    crosses.setAttribute("d", cross);
-    if (written.childNodes.length !== labels.length) {
-      written.replaceChildren(...labels.map(([x, y, text]) => svg("text", { x, y }, text)));
-    }
-    note.textContent = words;
-  };
-}
 
 /** The filters of both convolutions as squares: 3x3 each, one for every channel that it sees. A shade says how large a
  * weight is beside `scale`, which belongs to the layer. */
@@ -128,7 +81,7 @@ export default figure((fig) => {
   need(train > 0 && train < labels.length, `of its ${labels.length} images ${train} are for training`);
   const pixels = unpack(get("pixels"), labels.length);
   const alone = !model.send; // no kernel behind it: the address is the page's own
-  if (alone) for (const [key, value] of Object.entries(fromAddress(location.hash, controls))) model.set(key, value);
+  if (alone) for (const [key, value] of Object.entries(fromAddress(ADDRESS, location.hash, controls))) model.set(key, value);
   const settings = () => ({ method: get("method"), p: get("p"), q: get("q"), rate: get("rate"), strength: strength(get("p")) });
 
   // --- panels
@@ -212,7 +165,7 @@ export default figure((fig) => {
     fig.redraw();
   });
   const link = fig.button("Copy link", async () => {
-    const address = location.href.replace(/#.*/, "") + toAddress(Object.fromEntries(keys.map((key) => [key, get(key)])));
+    const address = location.href.replace(/#.*/, "") + toAddress(ADDRESS, Object.fromEntries(keys.map((key) => [key, get(key)])));
     try {
       await navigator.clipboard.writeText(address);
       link.textContent = "Link copied";
@@ -242,7 +195,7 @@ export default figure((fig) => {
   });
   fig.follow(["seed"], () => first || begin());
   fig.follow(keys, () => {
-    if (!first && alone) window.history.replaceState(null, "", toAddress(Object.fromEntries(keys.map((key) => [key, get(key)]))));
+    if (!first && alone) window.history.replaceState(null, "", toAddress(ADDRESS, Object.fromEntries(keys.map((key) => [key, get(key)]))));
   });
   first = false;
 

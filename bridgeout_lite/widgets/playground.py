@@ -38,10 +38,10 @@ _ENGINE = ("maths", "engine/kernel", "engine/machine", "engine/noise", "engine/l
 _SHAPES = ((8, 1, 3, 3), (16, 8, 3, 3), (32, 256), (10, 32))
 
 
-def worker() -> str:
-    """The script of the worker: the engine's files joined, without the imports between them."""
+def worker(last: str = "engine/trainer") -> str:
+    """The script of a worker: the engine's files and that which serves joined, without the imports between them."""
     home = Path(__file__).parent
-    parts = [(home / f"{part}.js").read_text(encoding="utf-8") for part in (*_ENGINE, "engine/trainer")]
+    parts = [(home / f"{part}.js").read_text(encoding="utf-8") for part in (*_ENGINE, last)]
     code = re.sub(r'^import [^;]*? from "\.\.?/\w+\.js";\n', "", "\n".join(parts), flags=re.M)
     return re.sub(r"^export ", "", code, flags=re.M) + "\nserve(self);\n"
 

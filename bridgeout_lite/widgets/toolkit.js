@@ -152,6 +152,58 @@ function place(node, numbers) {
   for (const [name, value] of Object.entries(numbers)) node.setAttribute(name, value.toFixed(1));
 }
 
+const LEVELS = 8; // shades of a tile
+
+/** A picture of tiles in a panel's size: set([[[x, y, width, value, flag, height]...], outlines, labels], words), with
+ * `value` from -1 to 1, a height that defaults to the width, and labels [x, y, text, attributes]. A shade is one path, so
+ * that a thousand tiles cost little. Orange is positive, blue negative; a flagged tile is crossed out. */
+export function tiles(fig, title, description, width = WIDTH, height = HEIGHT) {
+  const heading = svg("text", { x: 4, y: 14, class: "sbn-title" }, title), note = svg("text", { x: 4, y: height - 6 });
+  const written = svg("g");
+  const shades = ["orange", "blue"].map((colour) => Array.from({ length: LEVELS }, (_, k) =>
+    svg("path", { class: `sbn-tile sbn-${colour}`, "fill-opacity": (k + 1) / LEVELS })));
+  const frames = svg("path", { class: "sbn-frames" }), crosses = svg("path", { class: "sbn-crosses" });
+  const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "sbn-panel", role: "img", "aria-label": description },
+    heading, ...shades.flat(), frames, crosses, written, note);
+  fig.panels.append(node);
+  let before;
+  return ([squares, outlines, labels = []], words) => {
+    const paths = shades.map((list) => list.map(() => ""));
+    let cross = "";
+    for (const [x, y, wide, value, flag, high = wide] of squares) {
+      const level = Math.min(LEVELS, Math.ceil(Math.abs(value) * LEVELS - 0.5));
+      if (level > 0) paths[value > 0 ? 0 : 1][level - 1] += `M${x} ${y}h${wide}v${high}h${-wide}z`;
+      if (!flag) continue;
+      const edge = Math.min(3, wide / 5), [w, h] = [wide - 2 * edge, high - 2 * edge];
+      cross += `M${x + edge} ${y + edge}l${w} ${h}m0 ${-h}l${-w} ${h}`;
+    }
+    shades.forEach((list, sign) => list.forEach((path, k) => path.setAttribute("d", paths[sign][k])));
+    frames.setAttribute("d", outlines.map(([x, y, w, h]) => `M${x} ${y}h${w}v${h}h${-w}z`).join(""));
+    crosses.setAttribute("d", cross);
+    const now = JSON.stringify(labels);
+    if (now !== before) written.replaceChildren(...labels.map(([x, y, text, more]) => svg("text", { x, y, ...more }, text)));
+    before = now;
+    note.textContent = words;
+  };
+}
+
+/** Of controls the values that stand in an address whose state begins with `word`, as far as the controls have them. */
+export function fromAddress(word, hash, controls) {
+  const found = {}, words = new URLSearchParams(hash.replace(/^#/, ""));
+  if (!words.has(word)) return found;
+  for (const [key, { options, values, min, max, value }] of Object.entries(controls)) {
+    const text = words.get(key), number = Number(text);
+    if (text === null || text === "") continue;
+    if (options ? options.includes(text) : values ? values.includes(number) : number >= min && number <= max) {
+      found[key] = typeof value === "number" ? number : text;
+    }
+  }
+  return found;
+}
+
+/** The same the other way. */
+export const toAddress = (word, values) => `#${word}&${new URLSearchParams(values)}`;
+
 /** A figure in the page: a heading, panels, controls and a readout around one anywidget model. */
 class Figure {
   constructor(model, element) {

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import * as layers from "../../bridgeout_lite/widgets/engine/layers.js";
 import { Machine } from "../../bridgeout_lite/widgets/engine/machine.js";
 import * as network from "../../bridgeout_lite/widgets/engine/network.js";
+import { Surgery, cut } from "../../bridgeout_lite/widgets/engine/surgery.js";
 import { Trainer, sparsity } from "../../bridgeout_lite/widgets/engine/trainer.js";
 import { uniforms } from "../../bridgeout_lite/widgets/maths.js";
 
@@ -156,6 +157,26 @@ const commands = {
     const made = new Trainer({ pixels: Uint8Array.from(pixels), labels: Uint8Array.from(labels), train, seed });
     for (let k = 0; k < steps; k++) made.step(settings);
     return { ...made.report(), weights: made.weights.map(({ data }) => Array.from(data)) };
+  },
+
+  /** Recorded networks, pruned: for each of `cases` [network, treatment, amount] the answers, and the logits of the first
+   * images if wanted. The files are read as the page gets them; the picture comes as pixels (rgba). */
+  surgery({ files, rgba, columns, layout, mean, std, test, cases, logits = 0, plain = false }) {
+    const bytes = (name) => { const b = readFileSync(name); return new DataView(b.buffer, b.byteOffset, b.length); };
+    const stored = Object.fromEntries(Object.entries(files).map(([name, { file, order }]) => [name, { view: bytes(file), order }]));
+    const made = new Surgery({ networks: [layout, stored], pixels: cut(readFileSync(rgba), columns), mean, std, test, plain });
+    const found = cases.map(([name, treatment, amount]) => {
+      const answers = new Uint8Array(test), began = performance.now();
+      made.operate(name, treatment, amount);
+      const steps = [...made.ask(answers, treatment.endsWith("recalibrated"))].length, milliseconds = performance.now() - began;
+      const said = [];
+      for (let first = 0; first < logits; first += 32) {
+        const n = made.put(first, Math.min(32, logits - first));
+        said.push(...made.network.forward(n, false).data.slice(0, 10 * n));
+      }
+      return { answers: [...answers], logits: said, steps, milliseconds };
+    });
+    return { kind: made.machine.kind, found };
   },
 
   sparsity: ({ arrays }) => sparsity(arrays),

@@ -30,6 +30,13 @@ export class Machine {
     return new Tensor(this, shape);
   }
 
+  /** Forget all tensors: the memory is used again for those to come. */
+  clear() {
+    if (!this.memory) return;
+    new Uint8Array(this.memory.buffer, 0, this.top).fill(0);
+    this.top = 0;
+  }
+
   /** Room for `count` float32 numbers: its address in bytes. */
   reserve(count) {
     const at = this.top, missing = at + 4 * count - this.memory.buffer.byteLength;
