@@ -35,7 +35,8 @@ A row is one claim: what a paper says or what this book asks, what we measured, 
 - **Undecided**: it holds both, or the test could not have decided; the details say which. Most rows end here, and
   that is no verdict on a paper.
 - The smallest effect that *n* seeds could show is half the width of the interval.
-- A claim on regularisation is judged only where the network without the method overfits, by {OVERFITS:g} points or more.
+- A claim on regularisation is judged only where the network without the method overfits, by {OVERFITS:g} points at
+  least.
 - *Details* has all numbers, the reason, and a permanent link that ends in the row's name. `bridgeout check NAME`
   computes the row again from the records, `bridgeout check NAME --rerun` repeats its cheapest run.
 """

@@ -106,7 +106,7 @@ def test_the_ledger_is_that_of_the_records():
     page = ledger_page(records)
     assert state(ledger_table(records)) in (ROOT / "README.md").read_text(), "run `make report`"
     assert (ROOT / "book" / "ledger.md").read_text() == page, "run `make report`"
-    assert page.count("| verdict | ") == len(CLAIMS)
+    assert page.count("<tbody id=") == len(CLAIMS)
 
 
 def test_no_path_of_a_machine_is_committed():

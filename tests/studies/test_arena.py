@@ -220,16 +220,16 @@ def test_the_ledger_needs_three_seeds_and_every_network():
     assert oicsr.judge([r for r in fakes(oicsr=60.0, group_lasso=50.0) if r.spec["seed"] < 2]).verdict == "not run"
     ahead = fakes(oicsr=60.0, group_lasso=50.0)
     found = oicsr.judge(ahead)
-    assert found.verdict == "reproduced in direction" and found.ours.count("n = 3") == 2 and "+9.8" in found.ours
+    assert found.verdict == "holds in direction" and found.ours.count("n = 3") == 2 and "+9.8" in found.ours
     behind = [r for r in fakes(oicsr=40.0, group_lasso=50.0) if r.spec["model"] == "resnet14"]
     one_of_two = oicsr.judge([r for r in ahead if r.spec["model"] == "vgg11"] + behind)
-    assert one_of_two.verdict == "not reproduced" and "1 of 2 networks" in one_of_two.reason
+    assert one_of_two.verdict == "contradicted" and "of 2 intervals 1 for it, 1 against" in one_of_two.short
 
 
 def test_the_ledger_compares_the_pruned_with_the_whole_and_with_small_ones_from_scratch():
     healed = next(c for c in judged.SECTION.claims if "smallest L1 norm" in c.claim)
     found = healed.judge(fakes(none=60.0))  # 0.1 above the whole network, with every seed alike
-    assert found.verdict == "reproduced in direction" and "+0.1 [+0.1, +0.1]" in found.ours
+    assert found.verdict == "undecided" and "+0.1 [+0.1, +0.1]" in found.ours and "2 for it" in found.short
     scratch = next(c for c in judged.SECTION.claims if "from scratch" in c.claim)
     small = [
         fake("scratch", 50.0, network=network, seed=seed, amounts=(amount,))
@@ -238,8 +238,8 @@ def test_the_ledger_compares_the_pruned_with_the_whole_and_with_small_ones_from_
         for amount in (0.3, 0.5, 0.7)
     ]
     found = scratch.judge(fakes(none=60.0) + small)
-    assert found.verdict == "not reproduced" and "-10.2 [-10.2, -10.2]" in found.ours
-    assert scratch.judge(fakes(none=40.0) + small).verdict == "reproduced in direction"
+    assert found.verdict == "contradicted" and "-10.2 [-10.2, -10.2]" in found.ours
+    assert scratch.judge(fakes(none=40.0) + small).verdict == "holds in direction"
 
 
 def test_the_recorded_repeats_are_those_of_the_recorded_choice(monkeypatch):

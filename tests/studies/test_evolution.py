@@ -551,9 +551,10 @@ def verdicts(records):
 
 
 def test_verdicts_follow_the_records():
-    yes, no, never = "reproduced in direction", "not reproduced", "not run"
-    assert verdicts(runs(gain=1.0)) == [yes, yes, yes, yes, never, never, never, never]
-    assert verdicts(runs(last=90.0, gain=-1.0, magnitude=95.0)) == [no, no, no, no, never, never, never, never]
+    yes, no, open_, never = "holds in direction", "contradicted", "undecided", "not run"
+    assert verdicts(runs(gain=1.0)) == [yes, yes, open_, yes, never, never]
+    assert verdicts(runs(last=90.0, gain=-1.0, magnitude=95.0)) == [no, no, open_, no, never, never]
+    assert "trained under stress" in SECTION.claims[2].judge(runs(gain=1.0)).reason
     assert set(verdicts([])) == {never} and set(verdicts([r for r in runs() if r.spec["seed"] < 2])) == {never}
     digits = [r for r in runs() if r.spec["dataset"] == "digits"]
     assert verdicts(digits)[0] == yes and "CIFAR" not in SECTION.claims[0].judge(digits).ours, "what is there is judged"

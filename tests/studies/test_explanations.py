@@ -527,14 +527,18 @@ def test_the_verdicts_are_those_of_the_numbers():
 
     assert verdicts([]) == ["not run"] * 5
     assert verdicts(everything()[:2]) == ["not run"] * 5
-    assert verdicts(everything()[:3]) == ["reproduced in direction"] * 2 + ["not reproduced"] + ["not run"] * 2
-    good, bad = "reproduced in direction", "not reproduced"
-    assert verdicts(everything()) == [good, good, bad, bad, bad], "no difference between q = 1 and q = 3 is no gain"
-    assert verdicts(everything(overlap=0.3)) == [good, bad, bad, bad, bad]
-    assert verdicts(everything(lost=-20.0))[0] == bad
+    open_, good, bad = "undecided", "holds in direction", "contradicted"
+    assert verdicts(everything()[:3]) == [open_, good, bad, "not run", "not run"]
+    assert verdicts(everything()) == [open_, good, bad, open_, open_], (
+        "no difference between q = 1 and q = 3 is no gain"
+    )
+    assert verdicts(everything(overlap=0.3)) == [open_, bad, bad, open_, open_]
+    relevance = SECTION.claims[0].judge(everything())
+    assert "3 for it" in relevance.short and "the control is lenient" in relevance.reason
+    assert "3 against" in SECTION.claims[0].judge(everything(lost=-20.0)).short
     better = [r for r in everything() if r.spec["q"] != 1.0]
     better += [fabricated(d, 1.0, s, needed=1, lost=60, overlap=0.7) for d in SWEPT for s in range(3)]
-    assert verdicts(better) == [good, good, bad, good, good]
+    assert verdicts(better) == [open_, good, bad, good, good]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -209,13 +209,15 @@ def made_up(experiment, sparser, better, chance=30.0):
 def test_the_ledger_judges_the_runs(sign):
     records = [made_up(e, sign * 0.01, sign * 5.0) for e in feature_flow()]
     found = [claim.judge(records) for claim in SECTION.claims]
-    expected = "reproduced in direction" if sign > 0 else "not reproduced"
-    assert [f.verdict for f in found] == [expected] * 5 + ["not run"]
+    assert [f.verdict for f in found] == ["undecided"] * 5 + ["not run"], "so short a training decides nothing"
+    side = "5 for it, 0 against" if sign > 0 else "0 for it, 5 against"
+    assert f"of 5 intervals {side}" in found[0].short
     assert "n = 3" in found[0].ours and ("+5.1" if sign > 0 else "-4.9") in found[2].ours
     assert "0.50, 0.50" in found[0].reason and "before any removal the difference is +0.0" in found[3].reason
     lucky = [made_up(e, sign * 0.01, sign * 5.0, chance=60.0) for e in feature_flow()]
     by_chance = SECTION.claims[3].judge(lucky)
-    assert by_chance.verdict == "not reproduced" and "removal by chance from the same networks -" in by_chance.reason
+    assert "1 for it, 1 against" in by_chance.short[-30:] or sign < 0
+    assert "removal by chance from the same networks -" in by_chance.reason
     few = [record for record in records if record.spec["seed"] < 2]
     for some in ([], few):
         assert {claim.judge(some).verdict for claim in SECTION.claims} == {"not run"}
