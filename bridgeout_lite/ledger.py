@@ -69,7 +69,7 @@ def state(table: pd.DataFrame) -> str:
     for kind in KINDS:
         counts = table["verdict"][table["kind"] == kind].value_counts()
         if len(counts):
-            verdicts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
+            verdicts = ", ".join(f"{counts[v]} {v.replace('holds', 'hold')}" for v in VERDICTS if v in counts)
             parts.append(f"**{counts.sum()}** {PLURALS[kind]}: {verdicts}")
     return "; ".join(parts) + "."
 

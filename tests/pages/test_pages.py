@@ -118,6 +118,36 @@ def test_search_works_without_a_network(browser, server, scheme):
         page.context.close()
 
 
+def test_the_ledger_is_filtered_and_linked_to(browser):
+    """From disk: the choice stands in the address, rows and section heads follow it, and a row's name opens it."""
+    address = (HTML / "book" / "ledger.html").as_uri()
+    with visiting(browser, address, formulas=False) as page:
+        rows = page.locator("#ledger tbody[id]")
+        shown = page.locator("#ledger tbody[id]:not([hidden])")
+        total = rows.count()
+        assert (
+            shown.count() == total and page.locator("#ledger-filter output").inner_text() == f"{total} of {total} rows"
+        )
+        page.get_by_label("verdict").select_option("contradicted")
+        few = shown.count()
+        assert 0 < few < total and set(shown.evaluate_all("rows => rows.map(r => r.dataset.verdict)")) == {
+            "contradicted"
+        }
+        assert page.url.endswith("#verdict=contradicted")
+        heads = page.locator("#ledger tbody.section:not([hidden])")
+        assert 0 < heads.count() < page.locator("#ledger tbody.section").count()
+        page.get_by_label("words").fill("nothing of this kind")
+        assert shown.count() == heads.count() == 0
+        page.get_by_role("button", name="show all").press("Enter")
+        assert shown.count() == total and "#" not in page.url
+        page.goto(f"{address}#kind=mathematics&words=dropout")
+        assert 0 < shown.count() < total and page.get_by_label("words").input_value() == "dropout"
+        page.goto(f"{address}#batch-bridgeout-price")
+        assert shown.count() == total and page.locator("#batch-bridgeout-price details[open]").is_visible()
+    with visiting(browser, address, formulas=False, java_script_enabled=False) as page:
+        assert page.locator("#ledger tbody[id]").count() == total and page.locator("#ledger-filter").is_hidden()
+
+
 class _Links(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -347,8 +347,8 @@ def test_each_row_of_the_page_can_be_linked_to_and_filtered():
 def test_the_state_counts_each_kind_apart():
     sentence = ledger.state(ledger.ledger_table(runs(5.0)))
     published, mathematics, asked = sentence.split("; ")
-    assert "published claims: 3 holds in direction" in published and "of mathematics: 6 holds" in mathematics
-    assert asked.endswith("not run.") and "questions of this book: 1 holds in direction" in asked
+    assert "published claims: 3 hold in direction" in published and "of mathematics: 6 hold" in mathematics
+    assert asked.endswith("not run.") and "questions of this book: 1 hold in direction" in asked
 
 
 # ---- one row, again ---------------------------------------------------------------------------------------------
