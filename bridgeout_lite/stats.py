@@ -117,7 +117,7 @@ def pooled(rows: pd.DataFrame, value: str, by: str, against: Any) -> pd.DataFram
     if against not in table:
         raise ValueError(f"no rows with {by}={against!r} to compare with; there are {list(table.columns)}")
     seeds, levels = table.shape
-    used = table.stack()
+    used = table.stack().dropna()
     degrees = len(used) - seeds - levels + 1
     if degrees < 1:
         raise ValueError(f"{len(used)} values are too few to estimate a spread from {levels} levels and {seeds} seeds")

@@ -162,11 +162,12 @@ def _ahead(curve: str, amounts: tuple[float, ...], rivals: tuple[str, ...], *, s
     """Is Batch Bridgeout ahead of each rival (behind, if ``sign`` is -1), on average over these shares of filters?"""
 
     def find(rows: pd.DataFrame) -> Finding:
-        some = at_chosen(rows, curve, amounts)
+        some = at_chosen(rows, curve, amounts if any(amounts) else CHOSEN_AT)
         some = some[some["amount"].isin(amounts)]
-        if BRIDGEOUT not in set(some["contender"]) or not set(rivals) <= set(some["contender"]):
+        there = set(some["contender"])
+        if not {BRIDGEOUT, *rivals} - {STRONG} <= there:  # the tuned decay may be the best for pruning, too
             return TOO_FEW
-        gaps = {f"minus {rival}:": pooled_gap(some, "accuracy", "contender", BRIDGEOUT, rival) for rival in rivals}
+        gaps = {f"minus {r}:": pooled_gap(some, "accuracy", "contender", BRIDGEOUT, r) for r in rivals if r in there}
         mean = some.groupby("contender")["accuracy"].mean()
         noise = some[some["contender"] == BRIDGEOUT].iloc[0]
         whole = rows[rows["contender"] == DECAY].groupby("seed")[["train_accuracy", "test_accuracy"]].first().mean()

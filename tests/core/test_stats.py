@@ -66,6 +66,9 @@ def test_pooling_uses_the_spread_of_all_levels():
         assert row["mean"] == pytest.approx(means[method] - means["m0"])
     part = stats.pooled(frame[~((frame["method"] == "m1") & (frame["seed"] == 2))], "accuracy", "method", "m0")
     assert part.set_index("method")["n"].to_dict() == {"m1": 2, "m2": 3, "m3": 3, "m4": 3, "m5": 3}
+    assert (part["degrees"] == 5 * 2 - 1).all() and np.isfinite(part["low"]).all()
+    assert stats.pooled_gap(frame, "accuracy", "method", "m1", "m0").mean == pooled.loc["m1", "mean"]
+    assert stats.pooled_gap(frame, "accuracy", "method", "m1", "other").n == 0
 
 
 def test_pooled_intervals_hold_as_often_as_they_say():

@@ -246,3 +246,39 @@ def test_fit_whitens_once_from_training_images(digits):
     other = dataclasses.replace(digits, train=Split(digits.train.x.flip(0), digits.train.y.flip(0)))
     fit(model, other, recipe, device="cpu", progress=False)
     assert model.whitening.ready and torch.equal(model.whitening.weight, first)
+
+
+# --- the claims -------------------------------------------------------------------------------------------------------
+
+
+def played(noise=0.0, penalty=0.0):
+    """The records of the whole study in which noise and penalty change accuracy by these points, and Hoyer's measure
+    by a hundredth of them."""
+    records = []
+    while runs := mechanisms.next_runs(records):
+        for run in runs:
+            gain = {"noise": noise, "penalty": penalty}.get(run.method, 0.0)
+            dial = run.p or run.strength or run.recipe.weight_decay
+            accuracy = 60 + gain - abs(dial - (0.3 if run.p else 4e-3)) + (0.1 * run.seed) % 0.7
+            row = {"train_accuracy": 97.0, "valid_accuracy": accuracy, "test_accuracy": accuracy}
+            features = {"hoyer": 0.5 + gain / 100}
+            records.append(Record(run.spec, row | {"features": features}, {}))
+    return records
+
+
+def test_the_claims_compare_mechanisms_at_their_chosen_strengths():
+    def verdicts(records):
+        return [claim.judge(records).verdict for claim in mechanisms.SECTION.claims]
+
+    yes, no = "holds in direction", "contradicted"
+    alike, apart = played(2.0, 2.0), played(3.0, 0.0)
+    assert verdicts(alike) == [yes] * 4
+    assert verdicts(apart) == [no, no, yes, yes]
+    assert verdicts(played()) == [yes, yes, yes, no], "noise that gives nothing gives less than half a point"
+    assert verdicts([]) == verdicts(alike[:8]) == ["not run"] * 4
+    found = mechanisms.SECTION.claims[0].judge(apart)
+    assert found.n == 10 and "q=1.5: +3.00" in found.ours
+    assert "noise at q=1.5 0.3" in found.reason and "97.0 % training and 60.3 % test" in found.reason
+    rows = mechanisms.chosen(mechanisms.mechanisms_frame(alike))
+    assert set(rows["mechanism"]) == {"none", "noise", "penalty", "sum", *(f"noise, {k} draws" for k in (4, 16, 64))}
+    assert rows.groupby(["mechanism", "q"], dropna=False)["seed"].nunique().eq(mechanisms.REPEATED).all()
