@@ -147,18 +147,22 @@ def answers(model: nn.Module, shown: Images) -> NDArray[np.uint8]:
 # --- making them ------------------------------------------------------------------------------------------------------
 
 
-def picture_of(data: Images) -> tuple[bytes, list[int]]:
-    """The first test images and the batches that ``recalibrate_batchnorm`` draws, side by side in one lossless WebP,
-    and the places of the latter in the training split."""
-    from PIL import Image
-
+def drawn(data: Images) -> tuple[Tensor, list[int]]:
+    """The first test images, then the batches that ``recalibrate_batchnorm`` draws and augments, and the places of the
+    latter in the training split."""
     draws = torch.Generator().manual_seed(0)
     order = torch.randperm(len(data.train), generator=draws)[: BATCHES * BATCH]
     parts = [augment(data.train.x[part], True, Recipe.crop, draws) for part in order.split(BATCH)]
-    x = torch.cat([data.test.x[:TEST], *parts]).view(-1, COLUMNS, 3, 32, 32).permute(0, 3, 1, 4, 2)
-    buffer = io.BytesIO()
-    Image.fromarray(x.reshape(-1, COLUMNS * 32, 3).numpy()).save(buffer, "WEBP", lossless=True, quality=100, method=6)
-    return buffer.getvalue(), order.tolist()
+    return torch.cat([data.test.x[:TEST], *parts]), order.tolist()
+
+
+def picture(x: Tensor) -> bytes:
+    """Images side by side in one lossless WebP."""
+    from PIL import Image
+
+    rows, buffer = x.view(-1, COLUMNS, 3, 32, 32).permute(0, 3, 1, 4, 2).reshape(-1, COLUMNS * 32, 3), io.BytesIO()
+    Image.fromarray(rows.numpy()).save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    return buffer.getvalue()
 
 
 def train(experiment: Experiment, data: Images, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -177,7 +181,8 @@ def make(folder: Path = HOME) -> None:
     data = next(iter(EXPERIMENTS.values())).load()
     folder.mkdir(exist_ok=True)
     files: dict[str, bytes] = {}
-    files["images.webp"], drawn = picture_of(data)
+    x, places = drawn(data)
+    files["images.webp"] = picture(x)
     networks: dict[str, dict[str, Any]] = {}
     said = []
     example = data.normalize(data.test.x[:2])
@@ -212,7 +217,7 @@ def make(folder: Path = HOME) -> None:
             "data": data.name,
             "data_checksum": data.checksum,
             "test": f"the first {TEST} of the test set",
-            "train": drawn,
+            "train": places,
             "labels": "".join(map(str, data.test.y[:TEST].tolist())),
             **{name: [*getattr(data, name)] for name in ("classes", "mean", "std")},
         },

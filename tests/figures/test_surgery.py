@@ -34,7 +34,7 @@ def ask(tmp_path_factory):
     }
     fixed = {"files": stored, "rgba": str(rgba), "columns": data.COLUMNS, "layout": about["layout"], "test": data.TEST}
     fixed |= {name: about["images"][name] for name in ("mean", "std")}
-    return lambda **question: node("surgery", **fixed, **question)
+    return lambda **question: node("surgery", **(fixed | question))
 
 
 def said_by(name, treatment, amount):
@@ -106,8 +106,10 @@ def test_the_images_are_the_first_of_the_test_set_and_those_of_recalibration():
         pytest.skip("no CIFAR-10 on this machine")
     if real.name != "cifar10":
         pytest.skip("no CIFAR-10 on this machine")
-    assert torch.equal(real.test.x[: data.TEST], images.test.x) and torch.equal(real.test.y[: data.TEST], images.test.y)
-    assert data.picture_of(real)[1] == data.index()["images"]["train"]
+    x, drawn = data.drawn(real)
+    again = images.train.x[torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))]
+    assert torch.equal(x, torch.cat([images.test.x, again])) and drawn == data.index()["images"]["train"]
+    assert torch.equal(real.test.y[: data.TEST], images.test.y)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def test_the_images_are_the_first_of_the_test_set_and_those_of_recalibration():
 def test_the_logits_are_those_of_torch(ask, name):
     """On 100 images, whole and pruned, within a thousandth of the logits' range; the fallback to 1e-4 of the kernel."""
     cases = [[name, "zeroed", 0.0], [name, "removed", 0.3]]
-    answer, plain = ask(cases=cases, logits=100), ask(cases=cases, logits=100, plain=True)
+    answer, plain = (ask(cases=cases, logits=100, test=100, plain=plain) for plain in (False, True))
     assert (answer["kind"], plain["kind"]) == ("WebAssembly", "JavaScript")
     x = data.images().normalize(data.images().test.x[:100])
     for (_, treatment, amount), found, slow in zip(cases, answer["found"], plain["found"], strict=True):
