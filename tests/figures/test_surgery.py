@@ -4,18 +4,21 @@ page shows them."""
 import copy
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from browser import still_page, visit
+from browser import ROOT, still_page, visit
 from gallery import GALLERY
 from test_engine import node
 from test_figure_contract import declared
 from torch import nn
 
 from bridgeout_lite.widgets import Surgery, surgery
-from bridgeout_lite.widgets import surgery_data as data
+
+sys.path.append(str(ROOT / "book"))
+import surgery_networks as data
 
 NAMES = [*data.EXPERIMENTS]
 SOME = (0.0, 0.1, 0.3, 0.5, 0.9)
@@ -26,7 +29,7 @@ def ask(tmp_path_factory):
     """Asks the engine for the answers of pruned networks."""
     from PIL import Image
 
-    about = data.index()
+    about = data.stored_index()
     rgba = tmp_path_factory.mktemp("surgery") / "images.rgba"
     rgba.write_bytes(np.asarray(Image.open(data.HOME / about["images"]["file"]).convert("RGBA")).tobytes())
     stored = {
@@ -47,7 +50,7 @@ def said_by(name, treatment, amount):
 
 
 def test_every_file_is_the_one_that_the_index_names():
-    about = data.index()
+    about = data.stored_index()
     for one in (about["images"], about["answers"], *about["networks"].values()):
         assert hashlib.sha256((data.HOME / one["file"]).read_bytes()).hexdigest() == one["sha256"]
     for name, experiment in data.EXPERIMENTS.items():
@@ -76,7 +79,7 @@ def test_weights_survive_the_rounding_to_8_bits():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_filters_is_that_of_pruning(name):
-    one, model = data.index()["networks"][name], data.network(name)
+    one, model = data.stored_index()["networks"][name], data.network(name)
     pruned = data.prune(copy.deepcopy(model), 0.4)
     convs = [m for m in pruned.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) == len(one["order"]) == 4
@@ -108,7 +111,7 @@ def test_the_images_are_the_first_of_the_test_set_and_those_of_recalibration():
         pytest.skip("no CIFAR-10 on this machine")
     x, drawn = data.drawn(real)
     again = images.train.x[torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))]
-    assert torch.equal(x, torch.cat([images.test.x, again])) and drawn == data.index()["images"]["train"]
+    assert torch.equal(x, torch.cat([images.test.x, again])) and drawn == data.stored_index()["images"]["train"]
     assert torch.equal(real.test.y[: data.TEST], images.test.y)
 
 
@@ -132,7 +135,7 @@ def test_the_logits_are_those_of_torch(ask, name):
         assert (logits - fallback).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name, treatment", [*zip(NAMES + NAMES[:2], data.TREATMENTS, strict=True)])
+@pytest.mark.parametrize("name, treatment", [*zip(NAMES + NAMES[:2], surgery.TREATMENTS, strict=True)])
 def test_the_accuracy_is_that_of_torch_to_within_one_image(ask, name, treatment):
     labels = data.images().test.y.numpy()
     answer = ask(cases=[[name, treatment, amount] for amount in SOME])
