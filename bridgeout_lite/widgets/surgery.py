@@ -3,6 +3,7 @@ r"""Live surgery: recorded networks of CIFAR-10 whose filters the reader prunes,
 import functools
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,34 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 
 from ..figures import BLUE, GREY, panels
-from ..studies.pruning.tables import Comparison
-from . import surgery_data as data
+from ..studies.pruning.tables import SETTING, Comparison, strength
 from .base import Figure, checked, script
 from .playground import worker
 from .recorded import menu, slider
 
-STORED = tuple(treatment for treatment in data.TREATMENTS if treatment != "silenced")
+HOME = Path(__file__).with_name("networks")
+"""The files that the figure shows; ``book/surgery_networks.py`` makes them."""
+NETWORKS = ("weight decay only", "Dropout", "Batch Bridgeout")
+AMOUNTS = tuple(round(0.05 * k, 2) for k in range(19))
+TREATMENTS = ("zeroed", "silenced", "removed", "zeroed, recalibrated", "removed, recalibrated")
+STORED = tuple(treatment for treatment in TREATMENTS if treatment != "silenced")
 """The treatments whose answers are stored; what is silenced says what is removed."""
+TEST, COLUMNS = 512, 32
+"""Test images, and images beside each other in the picture of all."""
+
+
+@functools.cache
+def stored_index() -> dict[str, Any]:
+    """What ``index.json`` says."""
+    stored: dict[str, Any] = json.loads((HOME / "index.json").read_text(encoding="utf-8"))
+    return stored
 
 
 @functools.cache
 def stored_answers() -> NDArray[np.uint8]:
     """The stored answers: network, treatment (of ``STORED``), amount, image."""
-    packed = np.frombuffer((data.HOME / data.index()["answers"]["file"]).read_bytes(), np.uint8)
-    shape = (len(data.EXPERIMENTS), len(STORED), len(data.AMOUNTS), data.TEST)
+    packed = np.frombuffer((HOME / stored_index()["answers"]["file"]).read_bytes(), np.uint8)
+    shape = (len(NETWORKS), len(STORED), len(AMOUNTS), TEST)
     return np.stack([packed >> 4, packed & 15], 1).reshape(shape)
 
 
@@ -33,15 +47,12 @@ def recorded(comparison: Comparison) -> dict[str, dict[str, list[list[float]]]]:
     """The mean test accuracies (%) of a recorded comparison, at the strengths of the page's networks: by network and
     treatment the amounts and the accuracies; only what is recorded."""
     found: dict[str, dict[str, list[list[float]]]] = {}
-    for name, experiment in data.EXPERIMENTS.items():
-        fraction = experiment.target_fraction
-        target = "everything" if fraction == 1 else f"{100 * fraction:g} % of {experiment.target}"
-        wanted = {"method": experiment.method, "p": experiment.p, "q": experiment.q, "target": target}
+    for name in NETWORKS:
         rows = comparison.curves
-        for column, value in wanted.items():
+        for column, value in zip(SETTING, strength(stored_index()["networks"][name]["spec"]), strict=True):
             rows = rows[rows[column] == value]
         found[name] = {}
-        for treatment in data.TREATMENTS:
+        for treatment in TREATMENTS:
             part = rows[rows["treatment"] == ("removed" if treatment == "silenced" else treatment)]
             means = part.groupby("amount")["accuracy"].mean()
             if len(means):
@@ -54,7 +65,7 @@ class Surgery(Figure):
     changed.
 
     The networks (the book's small convolutional network, :func:`bridgeout_lite.models.smallcnn`) and the images come
-    with the package, see :mod:`bridgeout_lite.widgets.surgery_data`. The figure first shows stored answers, which
+    with the package, see ``book/surgery_networks.py``. The figure first shows stored answers, which
     PyTorch gave for every stop of its controls; when the reader asks for it, a worker prunes the network and passes all
     images through it anew. The treatments are those of :mod:`bridgeout_lite.pruning`. Dashed beside it: the recorded
     curve of the same method and strength, three larger networks on all test images.
@@ -80,9 +91,9 @@ class Surgery(Figure):
     answers = traitlets.Bytes().tag(sync=True)
     controls = traitlets.Dict(
         {
-            "network": menu("network trained with", data.EXPERIMENTS, "weight decay only"),
-            "treatment": menu("what happens to the filters", data.TREATMENTS, "zeroed"),
-            "amount": slider("share of filters pruned", data.AMOUNTS, 0.2),
+            "network": menu("network trained with", NETWORKS, "weight decay only"),
+            "treatment": menu("what happens to the filters", TREATMENTS, "zeroed"),
+            "amount": slider("share of filters pruned", AMOUNTS, 0.2),
         }
     ).tag(sync=True)
 
@@ -90,7 +101,7 @@ class Surgery(Figure):
         first = next(iter(comparisons), None)
         if first is None:
             raise ValueError("no comparison: give bl.studies.pruning.tables.comparisons(records)")
-        about, files = data.index(), {name: data.HOME / one["file"] for name, one in data.index()["networks"].items()}
+        about, files = stored_index(), {name: HOME / one["file"] for name, one in stored_index()["networks"].items()}
         contents = {name: file.read_bytes() for name, file in files.items()}
         networks = {
             name: {"bytes": len(contents[name]), "norms": one["norms"], "order": one["order"]}
@@ -100,12 +111,12 @@ class Surgery(Figure):
             "networks": networks,
             "layout": about["layout"],
             "costs": about["costs"],
-            "columns": data.COLUMNS,
+            "columns": COLUMNS,
             "recorded": recorded(first),
             "source": f"dashed: {first.name.split(', ')[1]}, recorded",
             **{name: about["images"][name] for name in ("labels", "classes", "mean", "std")},
         }
-        stored = {name: (data.HOME / about[name]["file"]).read_bytes() for name in ("images", "answers")}
+        stored = {name: (HOME / about[name]["file"]).read_bytes() for name in ("images", "answers")}
         super().__init__(index=index, networks=b"".join(contents.values()), **stored | values)
 
     _check = checked("network", "treatment", "amount")
@@ -113,7 +124,7 @@ class Surgery(Figure):
     def _answers(self, treatment: str) -> NDArray[np.uint8]:
         """The stored answers of the present network: amount, image."""
         stored = "removed" if treatment == "silenced" else treatment
-        found: NDArray[np.uint8] = stored_answers()[[*data.EXPERIMENTS].index(self.network), STORED.index(stored)]
+        found: NDArray[np.uint8] = stored_answers()[NETWORKS.index(self.network), STORED.index(stored)]
         return found
 
     def numbers(self) -> dict[str, float]:
@@ -123,15 +134,15 @@ class Surgery(Figure):
         from scipy.stats import binomtest
 
         said, labels = self._answers(self.treatment), np.array([*map(int, self.index["labels"])])
-        at = data.AMOUNTS.index(self.amount)
+        at = AMOUNTS.index(self.amount)
         correct = int((said[at] == labels).sum())
         low, high = binomtest(correct, len(labels)).proportion_ci(method="wilson")
         orders = self.index["networks"][self.network]["order"]
         parameters, macs = self.index["costs"][at if self.treatment.startswith("removed") else 0]
         return {
             "accuracy": 100 * correct / len(labels),
-            "low": 100 * low,
-            "high": 100 * high,
+            "low": 100 * float(low),
+            "high": 100 * float(high),
             "changed": float((said[at] != self._answers("zeroed")[0]).sum()),
             "gone": float(sum(int(len(order) * self.amount) for order in orders)),
             "parameters": parameters / 1e3,
@@ -142,7 +153,7 @@ class Surgery(Figure):
         fig, (left, right) = panels(2, height=3.2, layout="constrained")
         labels = np.array([*map(int, self.index["labels"])])
         said, numbers = self._answers(self.treatment), self.numbers()
-        left.plot(data.AMOUNTS, 100 * (said == labels).mean(1), color=BLUE, marker="", label="this network")
+        left.plot(AMOUNTS, 100 * (said == labels).mean(1), color=BLUE, marker="", label="this network")
         line = self.index["recorded"][self.network].get(self.treatment)
         if line:
             left.plot(*line, color=GREY, linestyle="--", marker="", label=self.index["source"])
@@ -151,7 +162,7 @@ class Surgery(Figure):
         left.set(xlabel="share of filters pruned", ylabel="images right (%)", ylim=(0, 100), title="Accuracy")
         left.legend()
         table = np.zeros((10, 10))
-        np.add.at(table, (labels, said[data.AMOUNTS.index(self.amount)]), 1)
+        np.add.at(table, (labels, said[AMOUNTS.index(self.amount)]), 1)
         right.imshow(table, cmap="Blues")
         right.set(xlabel="what it is called", ylabel="what it is", title="What is taken for what")
         return fig

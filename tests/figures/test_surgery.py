@@ -4,18 +4,21 @@ page shows them."""
 import copy
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from browser import still_page, visit
+from browser import ROOT, still_page, visit
 from gallery import GALLERY
 from test_engine import node
 from test_figure_contract import declared
 from torch import nn
 
 from bridgeout_lite.widgets import Surgery, surgery
-from bridgeout_lite.widgets import surgery_data as data
+
+sys.path.append(str(ROOT / "book"))
+import surgery_networks as data
 
 NAMES = [*data.EXPERIMENTS]
 SOME = (0.0, 0.1, 0.3, 0.5, 0.9)
@@ -26,7 +29,7 @@ def ask(tmp_path_factory):
     """Asks the engine for the answers of pruned networks."""
     from PIL import Image
 
-    about = data.index()
+    about = data.stored_index()
     rgba = tmp_path_factory.mktemp("surgery") / "images.rgba"
     rgba.write_bytes(np.asarray(Image.open(data.HOME / about["images"]["file"]).convert("RGBA")).tobytes())
     stored = {
@@ -34,7 +37,7 @@ def ask(tmp_path_factory):
     }
     fixed = {"files": stored, "rgba": str(rgba), "columns": data.COLUMNS, "layout": about["layout"], "test": data.TEST}
     fixed |= {name: about["images"][name] for name in ("mean", "std")}
-    return lambda **question: node("surgery", **fixed, **question)
+    return lambda **question: node("surgery", **(fixed | question))
 
 
 def said_by(name, treatment, amount):
@@ -47,7 +50,7 @@ def said_by(name, treatment, amount):
 
 
 def test_every_file_is_the_one_that_the_index_names():
-    about = data.index()
+    about = data.stored_index()
     for one in (about["images"], about["answers"], *about["networks"].values()):
         assert hashlib.sha256((data.HOME / one["file"]).read_bytes()).hexdigest() == one["sha256"]
     for name, experiment in data.EXPERIMENTS.items():
@@ -76,7 +79,7 @@ def test_weights_survive_the_rounding_to_8_bits():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_filters_is_that_of_pruning(name):
-    one, model = data.index()["networks"][name], data.network(name)
+    one, model = data.stored_index()["networks"][name], data.network(name)
     pruned = data.prune(copy.deepcopy(model), 0.4)
     convs = [m for m in pruned.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) == len(one["order"]) == 4
@@ -106,8 +109,10 @@ def test_the_images_are_the_first_of_the_test_set_and_those_of_recalibration():
         pytest.skip("no CIFAR-10 on this machine")
     if real.name != "cifar10":
         pytest.skip("no CIFAR-10 on this machine")
-    assert torch.equal(real.test.x[: data.TEST], images.test.x) and torch.equal(real.test.y[: data.TEST], images.test.y)
-    assert data.picture_of(real)[1] == data.index()["images"]["train"]
+    x, drawn = data.drawn(real)
+    again = images.train.x[torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))]
+    assert torch.equal(x, torch.cat([images.test.x, again])) and drawn == data.stored_index()["images"]["train"]
+    assert torch.equal(real.test.y[: data.TEST], images.test.y)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ def test_the_images_are_the_first_of_the_test_set_and_those_of_recalibration():
 def test_the_logits_are_those_of_torch(ask, name):
     """On 100 images, whole and pruned, within a thousandth of the logits' range; the fallback to 1e-4 of the kernel."""
     cases = [[name, "zeroed", 0.0], [name, "removed", 0.3]]
-    answer, plain = ask(cases=cases, logits=100), ask(cases=cases, logits=100, plain=True)
+    answer, plain = (ask(cases=cases, logits=100, test=100, plain=plain) for plain in (False, True))
     assert (answer["kind"], plain["kind"]) == ("WebAssembly", "JavaScript")
     x = data.images().normalize(data.images().test.x[:100])
     for (_, treatment, amount), found, slow in zip(cases, answer["found"], plain["found"], strict=True):
@@ -130,7 +135,7 @@ def test_the_logits_are_those_of_torch(ask, name):
         assert (logits - fallback).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name, treatment", [*zip(NAMES + NAMES[:2], data.TREATMENTS, strict=True)])
+@pytest.mark.parametrize("name, treatment", [*zip(NAMES + NAMES[:2], surgery.TREATMENTS, strict=True)])
 def test_the_accuracy_is_that_of_torch_to_within_one_image(ask, name, treatment):
     labels = data.images().test.y.numpy()
     answer = ask(cases=[[name, treatment, amount] for amount in SOME])

@@ -80,7 +80,7 @@ def comparisons(records: Iterable[Record]) -> list[Comparison]:
         spec = record.spec
         if spec.get("cut") or "pruning" in record.metrics:
             group = groups.setdefault(tuple(sorted(_shared(spec).items(), key=str)), {})
-            group.setdefault((*_setting(spec), spec["seed"], spec.get("cut")), record)
+            group.setdefault((*strength(spec), spec["seed"], spec.get("cut")), record)
     kept = [[*group.values()] for group in groups.values() if any("pruning" in r.metrics for r in group.values())]
     shared = [_shared(group[0].spec) for group in kept]
     found = [_comparison(_name(own, shared), group) for own, group in zip(shared, kept, strict=True)]
@@ -103,7 +103,8 @@ def _name(spec: dict[str, Any], others: list[dict[str, Any]]) -> str:
     return short(spec) + "".join(f", {spec[k]} epochs" if k == "epochs" else f", {k} {spec[k]}" for k in differ)
 
 
-def _setting(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+def strength(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values of ``SETTING`` for an experiment."""
     fraction = spec.get("target_fraction", 1.0)
     target = EVERYTHING if fraction == 1 else f"{100 * fraction:g} % of {spec.get('target', 'kernels')}"
     return spec["method"], float(spec["p"]), float(spec["q"]), target
@@ -112,19 +113,19 @@ def _setting(spec: Mapping[str, Any]) -> tuple[Any, ...]:
 def _comparison(name: str, records: list[Record]) -> Comparison:
     small = sorted((r for r in records if r.spec.get("cut")), key=lambda r: r.spec["cut"])
     runs = [r for r in records if "pruning" in r.metrics and not r.spec.get("cut")]
-    runs.sort(key=lambda r: (METHODS.index(r.spec["method"]), _setting(r.spec)))
+    runs.sort(key=lambda r: (METHODS.index(r.spec["method"]), strength(r.spec)))
     spec, costs, origin = runs[0].spec, runs[0].metrics["pruning"]["costs"], runs[0].provenance
     rows: list[tuple[Any, ...]] = []
     norms: dict[tuple[Any, ...], list[list[float]]] = {}
     for record in runs:
-        where = _setting(record.spec)
+        where = strength(record.spec)
         for layer, own in record.metrics["pruning"]["filters"].items():
             norms.setdefault((*where, layer), []).append(own)
         for treatment in TREATMENTS:
             for amount, accuracy in accuracies(record, treatment).items():
                 rows.append((*where, record.spec["seed"], treatment, amount, accuracy))
     times = [np.array(record.provenance["latency"]["latency_ms"]) for record in runs]
-    words = {setting(record.spec): _setting(record.spec) for record in runs}
+    words = {setting(record.spec): strength(record.spec) for record in runs}
     frame = curves_frame(runs)
     chosen = {c: choose_settings(frame, c) for c in dict.fromkeys(map(rule, TREATMENTS))}
     network = next((one for one in published.NETWORKS if family(one) == family(spec["model"])), None)

@@ -7,7 +7,7 @@ const SIDE = 32, PIXELS = SIDE * SIDE * 3, BATCH = 32; // images passed at a tim
 const TILE = 8, NONE = -1; // the kernel takes eight columns at a time: a layer is filled up by channels that say nothing
 const SLICE = 25; // milliseconds of work before a message is heard
 
-/** Tensors by name from the bytes of a stored network (see surgery_data.pack), in torch's order of axes. */
+/** Tensors by name from the bytes of a stored network (see book/surgery_networks.py), in torch's order of axes. */
 export function unpack(view, layout) {
   const count = (shape) => shape.reduce((product, n) => product * n, 1), tensors = {};
   let at = 0, whole = 4 * layout.reduce((sum, [, shape]) => sum + shape[0], 0);

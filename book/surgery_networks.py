@@ -1,8 +1,10 @@
 """The networks and the images of the figure of live surgery: how they are made, and what the page is compared with.
 
-``python -m bridgeout_lite.widgets.surgery_data`` trains each network of ``EXPERIMENTS`` on CIFAR-10 (three minutes each
-on one core), stores its weights in 8 bits, prunes it in every way that the figure has, and writes ``networks/``: a file
-per network, one of images, one of answers, and ``index.json`` with specs, provenance, indices and checksums.
+    python book/surgery_networks.py [FOLDER]
+
+trains each network of ``EXPERIMENTS`` on CIFAR-10 (three minutes each on one core), stores its weights in 8 bits,
+prunes it in every way that the figure has, and writes a file per network, one of images, one of answers, and
+``index.json`` with specs, provenance, indices and checksums; by default where the package keeps them.
 """
 
 import copy
@@ -20,25 +22,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..cost import count
-from ..data import Images, Split
-from ..layers import detach_bridgeout, detach_sparseout
-from ..models import build_model
-from ..modules import evaluating
-from ..pruning import prune, recalibrate_batchnorm, remove_filters
-from ..runs.provenance import provenance
-from ..sparsity import filter_norms
-from ..studies.images import Experiment
-from ..training import Recipe, augment, evaluate, fit
+from bridgeout_lite.cost import count
+from bridgeout_lite.data import Images, Split
+from bridgeout_lite.layers import detach_bridgeout, detach_sparseout
+from bridgeout_lite.models import build_model
+from bridgeout_lite.modules import evaluating
+from bridgeout_lite.pruning import prune, recalibrate_batchnorm, remove_filters
+from bridgeout_lite.runs.provenance import provenance
+from bridgeout_lite.sparsity import filter_norms
+from bridgeout_lite.studies.images import Experiment
+from bridgeout_lite.training import Recipe, augment, evaluate, fit
+from bridgeout_lite.widgets.surgery import AMOUNTS, COLUMNS, HOME, NETWORKS, STORED, TEST, stored_index
 
-HOME = Path(__file__).with_name("networks")
 MODEL = "smallcnn"
-AMOUNTS = tuple(round(0.05 * k, 2) for k in range(19))
-TREATMENTS = ("zeroed", "silenced", "removed", "zeroed, recalibrated", "removed, recalibrated")
-TEST, BATCHES, BATCH = 512, 4, 32
-"""Test images in the page; batches of training images for recalibration, and how many each has."""
-COLUMNS = 32
-"""Images beside each other in the picture of all."""
+BATCHES, BATCH = 4, 32
+"""Batches of training images for recalibration, and how many each has."""
 
 
 def _experiment(method: str, p: float, q: float, target_fraction: float) -> Experiment:
@@ -46,11 +44,8 @@ def _experiment(method: str, p: float, q: float, target_fraction: float) -> Expe
     return Experiment(model=MODEL, recipe=Recipe(epochs=10), measures=(), **strength)
 
 
-EXPERIMENTS = {
-    "weight decay only": _experiment("none", 0.0, 2.0, 1.0),
-    "Dropout": _experiment("dropout", 0.05, 2.0, 1.0),
-    "Batch Bridgeout": _experiment("bridgeout", 0.3, 1.5, 0.75),
-}
+STRENGTHS = (("none", 0.0, 2.0, 1.0), ("dropout", 0.05, 2.0, 1.0), ("bridgeout", 0.3, 1.5, 0.75))
+EXPERIMENTS = {name: _experiment(*strength) for name, strength in zip(NETWORKS, STRENGTHS, strict=True)}
 """The recipe of the recorded pruning comparison, and each method's strength that it chose for zeroed filters."""
 
 
@@ -90,18 +85,11 @@ def unpack(stored: bytes, layout: list[list[Any]]) -> dict[str, Tensor]:
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def index() -> dict[str, Any]:
-    """What ``index.json`` says."""
-    stored: dict[str, Any] = json.loads((HOME / "index.json").read_text(encoding="utf-8"))
-    return stored
-
-
 def network(name: str) -> nn.Module:
     """A stored network, in evaluation mode."""
     model = build_model(MODEL)
-    stored = (HOME / index()["networks"][name]["file"]).read_bytes()
-    model.load_state_dict(unpack(stored, index()["layout"]), strict=False)
+    stored = (HOME / stored_index()["networks"][name]["file"]).read_bytes()
+    model.load_state_dict(unpack(stored, stored_index()["layout"]), strict=False)
     return model.eval()
 
 
@@ -111,7 +99,7 @@ def images() -> Images:
     already), takes the training images in the order in which they are stored, as the page does."""
     from PIL import Image
 
-    about = index()["images"]
+    about = stored_index()["images"]
     pixels = np.asarray(Image.open(HOME / about["file"]).convert("RGB")).reshape(-1, 32, COLUMNS, 32, 3)
     x = torch.from_numpy(pixels.transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32).copy())
     again = torch.empty_like(x[TEST:])
@@ -147,18 +135,22 @@ def answers(model: nn.Module, shown: Images) -> NDArray[np.uint8]:
 # --- making them ------------------------------------------------------------------------------------------------------
 
 
-def picture_of(data: Images) -> tuple[bytes, list[int]]:
-    """The first test images and the batches that ``recalibrate_batchnorm`` draws, side by side in one lossless WebP,
-    and the places of the latter in the training split."""
-    from PIL import Image
-
+def drawn(data: Images) -> tuple[Tensor, list[int]]:
+    """The first test images, then the batches that ``recalibrate_batchnorm`` draws and augments, and the places of the
+    latter in the training split."""
     draws = torch.Generator().manual_seed(0)
     order = torch.randperm(len(data.train), generator=draws)[: BATCHES * BATCH]
     parts = [augment(data.train.x[part], True, Recipe.crop, draws) for part in order.split(BATCH)]
-    x = torch.cat([data.test.x[:TEST], *parts]).view(-1, COLUMNS, 3, 32, 32).permute(0, 3, 1, 4, 2)
-    buffer = io.BytesIO()
-    Image.fromarray(x.reshape(-1, COLUMNS * 32, 3).numpy()).save(buffer, "WEBP", lossless=True, quality=100, method=6)
-    return buffer.getvalue(), order.tolist()
+    return torch.cat([data.test.x[:TEST], *parts]), order.tolist()
+
+
+def picture(x: Tensor) -> bytes:
+    """Images side by side in one lossless WebP."""
+    from PIL import Image
+
+    rows, buffer = x.view(-1, COLUMNS, 3, 32, 32).permute(0, 3, 1, 4, 2).reshape(-1, COLUMNS * 32, 3), io.BytesIO()
+    Image.fromarray(rows.numpy()).save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    return buffer.getvalue()
 
 
 def train(experiment: Experiment, data: Images, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -177,7 +169,8 @@ def make(folder: Path = HOME) -> None:
     data = next(iter(EXPERIMENTS.values())).load()
     folder.mkdir(exist_ok=True)
     files: dict[str, bytes] = {}
-    files["images.webp"], drawn = picture_of(data)
+    x, places = drawn(data)
+    files["images.webp"] = picture(x)
     networks: dict[str, dict[str, Any]] = {}
     said = []
     example = data.normalize(data.test.x[:2])
@@ -187,8 +180,8 @@ def make(folder: Path = HOME) -> None:
         trained = evaluate(model, data)[1]
         files[file], layout = pack(model.state_dict())
         model.load_state_dict(unpack(files[file], layout), strict=False)
-        for treatment in TREATMENTS:
-            for amount in AMOUNTS if treatment != "silenced" else ():  # what is silenced says what is removed
+        for treatment in STORED:
+            for amount in AMOUNTS:
                 said.append(answers(operate(model, treatment, amount, data), data))
         norms = [filter_norms(m.weight.detach().double()) for m in model.modules() if isinstance(m, nn.Conv2d)]
         networks[name] = {
@@ -212,7 +205,7 @@ def make(folder: Path = HOME) -> None:
             "data": data.name,
             "data_checksum": data.checksum,
             "test": f"the first {TEST} of the test set",
-            "train": drawn,
+            "train": places,
             "labels": "".join(map(str, data.test.y[:TEST].tolist())),
             **{name: [*getattr(data, name)] for name in ("classes", "mean", "std")},
         },
