@@ -104,19 +104,13 @@ SPLIT = {"sgl-" + kind.replace(" - ", " ").replace(" ", "-"): kind for kind in p
 
 @dataclasses.dataclass(frozen=True)
 class ArenaExperiment(ImageExperiment):
-    """One run of the arena, fully described.
+    """One run of the arena, fully described; of any network with BatchNorm.
 
     Attributes:
-        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`, but "auto".
-        model, width: as for :func:`bridgeout_lite.build_model`; any network with BatchNorm.
         method: one of ``CONTENDERS``, or "scratch": the network as it is with ``cut`` of every layer's filters missing,
             trained for as many epochs as the others are in training and fine-tuning.
         p, q: of noise on activations or weights. strength: of a penalty; of Targeted Dropout the targeted share.
-        cut: share of the filters, for "scratch".
-        recipe: of the training. seed: of initial weights, order of images, noise.
-
-    Raises:
-        ValueError: a name or a number outside of what it may be.
+        cut: share of the filters, for "scratch". seed: of initial weights, order of images, noise.
     """
 
     dataset: str = "cifar10"
