@@ -29,9 +29,8 @@ def overview(records: Iterable[Record]) -> Figure:
         exact = [exact_penalty(d.view(1, 1), torch.ones(1, dtype=x.dtype), p, q).item() for d in dots]
         penalty.plot(x, 0.5 * p / (1 - p) * x.abs().pow(q), color=Q_COLOURS[q], marker="", label=f"|x|^{q:g}")
         penalty.plot(dots, exact, color=Q_COLOURS[q], marker=Q_MARKERS[q], linestyle="")
-    noise.set(
-        xlabel="activation x", ylabel="standard deviation of the noise", title="Noise that grows as |x|^(q/2) ..."
-    )
+    noise.set(xlabel="activation x", ylabel="standard deviation of the noise")
+    noise.set_title("Noise that grows as |x|^(q/2) ...")
     noise.legend(loc="upper center")
     penalty.set(xlabel="activation x", ylabel="what it adds to the loss (nats)", title="... is a penalty |x|^q ...")
     penalty.legend(loc="upper center")
@@ -39,9 +38,8 @@ def overview(records: Iterable[Record]) -> Figure:
     rows = rows[rows["layer"] == "relu5"]
     for p, (colour, marker) in P_STYLES.items():
         part = summarise(rows[rows["p"] == p], ["q"], "hoyer")
-        band(
-            network, part["q"], part["mean"], part["low"], part["high"], color=colour, marker=marker, label=f"p = {p:g}"
-        )
+        edges = part["mean"], part["low"], part["high"]
+        band(network, part["q"], *edges, color=colour, marker=marker, label=f"p = {p:g}")
     network.set(xlabel="q", ylabel="Hoyer sparsity, 0 to 1", title="... and low q makes it sparse")
     network.legend(loc="upper right", title="last hidden layer, CIFAR-10")
     return fig

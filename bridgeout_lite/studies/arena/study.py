@@ -198,10 +198,8 @@ class ArenaExperiment(ImageExperiment):
 def exact_zeros(model: nn.Module) -> dict[str, float]:
     """Shares of the weights of all convolutions that are exactly 0, and of the filters all of whose weights are."""
     filters = [conv.weight.detach().flatten(1) for conv in model.modules() if isinstance(conv, nn.Conv2d)]
-    return {
-        "weights": torch.cat([f.flatten() == 0 for f in filters]).float().mean().item(),
-        "filters": torch.cat([(f == 0).all(1) for f in filters]).float().mean().item(),
-    }
+    zeros = {"weights": [f.flatten() == 0 for f in filters], "filters": [(f == 0).all(1) for f in filters]}
+    return {name: torch.cat(found).float().mean().item() for name, found in zeros.items()}
 
 
 def smaller(model: nn.Module, amount: float, example_input: Tensor, ranking: str, seed: int = 0) -> nn.Module:
