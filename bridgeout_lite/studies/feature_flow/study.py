@@ -44,8 +44,8 @@ class FlowExperiment(ImageExperiment):
     """One run, fully described, of a model made of :class:`ResidualBlock`. There is no noise: p = 0.
 
     Attributes:
-        length, curvature, norm: as for :class:`bridgeout_lite.rivals.FeatureFlow` on the network's own steps; both
-            strengths 0 is plain training.
+        length, curvature, norm: as for :class:`~bridgeout_lite.rivals.paths.FeatureFlow` on the network's own steps;
+            both strengths 0 is plain training.
         seed: of the initial weights and the order of the images.
     """
 
