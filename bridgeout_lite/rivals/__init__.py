@@ -9,17 +9,17 @@ Each is a small object that knows nothing of the model and of which the model kn
 =========================== =================================================================== =======================
 object                      what it penalises                                                   makes exact zeros
 =========================== =================================================================== =======================
-:class:`L1`                 single weights                                                      if ``proximal``
-:class:`GroupLasso`         filters                                                             if ``proximal``
-:class:`SparseGroupLasso`   filters and single weights, by variable splitting                   in its copy, ``settle``
-:class:`OICSR`              channels: filters and the weights that read them                    no; ranks for removal
-:class:`FeatureFlow`        length and curvature of the path of features through layers         no
-:class:`L0Gates`            the expected number of open gates, one gate per filter              yes, by ``detach``
-:class:`TargetedDropout`    nothing: it drops the smallest weights at random                    yes, by ``detach``
-:class:`Stress`             nothing: it weakens weights that offspring may lack                 no
+:class:`.L1`                single weights                                                      if ``proximal``
+:class:`.GroupLasso`        filters                                                             if ``proximal``
+:class:`.SparseGroupLasso`  filters and single weights, by variable splitting                   in its copy, ``settle``
+:class:`.OICSR`             channels: filters and the weights that read them                    no; ranks for removal
+:class:`.FeatureFlow`       length and curvature of the path of features through layers         no
+:class:`.L0Gates`           the expected number of open gates, one gate per filter              yes, by ``detach``
+:class:`.TargetedDropout`   nothing: it drops the smallest weights at random                    yes, by ``detach``
+:class:`.Stress`            nothing: it weakens weights that offspring may lack                 no
 =========================== =================================================================== =======================
 
-DropConnect is :func:`attach_dropconnect`, which is Bridgeout at q = 2 in its odd form. Dropout is
+DropConnect is :func:`.attach_dropconnect`, which is Bridgeout at q = 2 in its odd form. Dropout is
 ``bl.attach_sparseout(model, p, 2.0)``; filter pruning by L1 norm is
 ``bl.pruning.prune(model, amount, criterion="l1")``.
 

@@ -27,10 +27,8 @@ def runs_table(
     "key" (the fingerprint) and "epochs" (recipe.epochs). A field that a run does not have is None.
 
     Args:
-        records: the runs.
         where: allowed values by field; a run without the field is left out.
-        columns: fields.
-        sort: field to sort the rows by (default: in the order of the records).
+        columns: fields. sort: field to sort the rows by (default: in the order of the records).
 
     Raises:
         ValueError: a field that no record has (the message has the nearest), or one that cannot be sorted.

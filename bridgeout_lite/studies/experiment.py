@@ -129,7 +129,10 @@ class Experiment:
 
 
 class ImageExperiment(Experiment):
-    """An experiment on images, with the fields dataset, train, valid, test, model, width, recipe and seed."""
+    """An experiment on images, with the fields dataset, train, valid and test as for :func:`bridgeout_lite.load_images`
+    (but "auto"), model and width as for :func:`bridgeout_lite.build_model`, recipe of the training, and seed.
+
+    A ValueError for a name or a number outside of what it may be, and for a model that lacks what it takes."""
 
     dataset: str
     train: int | None

@@ -34,15 +34,12 @@ class Experiment(ImageExperiment):
 
     Attributes:
         dataset, train, valid, test: as for :func:`bridgeout_lite.load_images` (the split itself is always that of
-            seed 0).
-        model, width: as for :func:`bridgeout_lite.build_model`.
+            seed 0). model, width: as for :func:`bridgeout_lite.build_model`.
         method: "none", "sparseout" (behind every nonlinearity), "bridgeout" (on every 3x3 convolution), "dropout"
             (Sparseout at q = 2 where the pruning study has Dropout, see :func:`dropout_places`) or "l1" (``strength``
             times the sum of the magnitudes of all convolutions' weights).
-        p, q, form, gradient: the noise; form defaults to the method's own.
-        recipe: the training.
-        seed: seeds the initial weights, the order of the images and the noise.
-        target_fraction, target: of Bridgeout.
+        p, q, form, gradient: the noise; form defaults to the method's own. target_fraction, target: of Bridgeout.
+        recipe: the training. seed: of the initial weights, the order of the images and the noise.
         cut: share of every layer's filters that the untrained network is built without; 0 <= cut < 1.
         place: of Sparseout, "all" or "last": on the features that the classifier reads.
         matched: whether Sparseout's p is that of q = 2, see :class:`bridgeout_lite.Sparseout`.

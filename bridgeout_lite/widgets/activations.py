@@ -108,13 +108,10 @@ class ActivationExplorer(Recorded):
     the figure.
 
     Args:
-        table: of the activation grid, from :func:`bridgeout_lite.studies.activations.grid`.
-        images: adds pictures of the mapped validation images, if it is the very data set of the runs (by checksum),
-            ``load_images(dataset, train=..., valid=...)``; another one is not used.
+        table: of the activation grid, from :func:`bridgeout_lite.studies.activations.grid`. Rows of trained runs are
+            added to it.
+        images: adds pictures of the mapped validation images, if it is the very data set of the runs (by checksum).
         trainer: trains one setting more, such as :class:`bridgeout_lite.studies.activations.trainer.Trainer`.
-
-    Attributes:
-        table: the rows shown; those of trained runs are added.
 
     Raises:
         ValueError: a table that cannot be shown (see :func:`pack`); p, q, seed or layer that is not recorded.

@@ -246,9 +246,8 @@ class PruningExplorer(Recorded):
         numbers["filters"] = float(sum(n - int(n * self.amount) for n in study.layers.values()))
         amount = self.amount if "removed" in self.treatment else 0.0
         for name, unit in (("parameters", 1e-6), ("macs", 1e-6), ("latency", 100)):
-            numbers[name] = unit * dict(zip(study.costs["amount"], study.costs[name], strict=True)).get(
-                amount, math.nan
-            )
+            costs = dict(zip(study.costs["amount"], study.costs[name], strict=True))
+            numbers[name] = unit * costs.get(amount, math.nan)
         return numbers
 
     def picture(self) -> Picture:

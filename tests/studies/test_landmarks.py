@@ -159,9 +159,9 @@ def test_labelled_and_unlabelled_data_come_from_different_images(small_pool):
     assert pairs.x.shape == (10, 256) and pairs.y.shape == (10, 40)
     assert pairs.more_x.shape == (20, 256) and pairs.more_y.shape == (20, 40)
     assert not rows(pairs.x) & rows(pairs.more_x) and not rows(pairs.y) & rows(pairs.more_y)
-    everything, _, _, _, _, _, _ = landmarks._pool("shapes")
+    everything = landmarks._pool("shapes").x
     place = {tuple(row.tolist()): k for k, row in enumerate(everything)}
-    answers = {tuple(row.tolist()): k for k, row in enumerate(landmarks._pool("shapes")[1])}
+    answers = {tuple(row.tolist()): k for k, row in enumerate(landmarks._pool("shapes").y)}
     assert not {place[r] for r in rows(pairs.more_x)} & {answers[r] for r in rows(pairs.more_y)}
     assert [place[tuple(r.tolist())] for r in pairs.x] == [answers[tuple(r.tolist())] for r in pairs.y]
 

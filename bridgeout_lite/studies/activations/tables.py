@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ...runs.records import Record
 from ..measures import SPARSITY
@@ -70,11 +69,7 @@ def run_rows(records: Iterable[Record]) -> pd.DataFrame:
             name = row["layer"]
             more = {"histogram": record.metrics["layers"][name]["histogram"], "maps": None, "top": 0.0}
             if name in maps:
-                more |= {"maps": _levels(maps[name]), "top": maps[name]["top"]}
+                levels = np.frombuffer(zlib.decompress(base64.b64decode(maps[name]["levels"])), np.uint8)
+                more |= {"maps": levels.reshape(maps[name]["shape"]), "top": maps[name]["top"]}
             rows.append(row | more | origin)
     return pd.DataFrame(rows)
-
-
-def _levels(entry: dict[str, Any]) -> NDArray[Any]:
-    """The feature maps of a layer as :func:`~bridgeout_lite.studies.measures.activation_maps` packed them."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(entry["levels"])), np.uint8).reshape(entry["shape"])

@@ -24,9 +24,7 @@ class Trainer:
     def __init__(self, records: Iterable[Record], images: Images | None = None) -> None:
         record = next((r for r in one_grid(records, MODEL) if r.spec["p"]), None)
         if record is None:
-            raise ValueError(
-                f"no recorded run of {MODEL} with noise is among the records, so nothing says how to train"
-            )
+            raise ValueError(f"no recorded run of {MODEL} with noise is among the records: nothing says how to train")
         self.experiment = Experiment(**record.spec | {"recipe": Recipe(**record.spec["recipe"])})
         self.checksum = record.provenance["data_checksum"]
         self.images = images if images and images.checksum == self.checksum else None
@@ -58,11 +56,7 @@ class Trainer:
             images = load_images(wanted.dataset, train=wanted.train, valid=wanted.valid, download=False)
         except DataError as error:
             what = f"run bridgeout_lite.load_images({wanted.dataset!r}), which fetches it, and train again"
-            raise DataError(
-                f"{wanted.dataset}, the data set of the recorded runs, is not here ({error}): {what}"
-            ) from error
+            raise DataError(f"{wanted.dataset}, the recorded data set, is not here ({error}): {what}") from error
         if images.checksum != self.checksum:
-            raise DataError(
-                f"the {wanted.dataset} found here is not the data of the recorded runs: its checksum differs"
-            )
+            raise DataError(f"the {wanted.dataset} found here is not that of the recorded runs: its checksum differs")
         return images

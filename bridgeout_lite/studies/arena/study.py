@@ -104,19 +104,13 @@ SPLIT = {"sgl-" + kind.replace(" - ", " ").replace(" ", "-"): kind for kind in p
 
 @dataclasses.dataclass(frozen=True)
 class ArenaExperiment(ImageExperiment):
-    """One run of the arena, fully described.
+    """One run of the arena, fully described; of any network with BatchNorm.
 
     Attributes:
-        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`, but "auto".
-        model, width: as for :func:`bridgeout_lite.build_model`; any network with BatchNorm.
         method: one of ``CONTENDERS``, or "scratch": the network as it is with ``cut`` of every layer's filters missing,
             trained for as many epochs as the others are in training and fine-tuning.
         p, q: of noise on activations or weights. strength: of a penalty; of Targeted Dropout the targeted share.
-        cut: share of the filters, for "scratch".
-        recipe: of the training. seed: of initial weights, order of images, noise.
-
-    Raises:
-        ValueError: a name or a number outside of what it may be.
+        cut: share of the filters, for "scratch". seed: of initial weights, order of images, noise.
     """
 
     dataset: str = "cifar10"
@@ -204,10 +198,8 @@ class ArenaExperiment(ImageExperiment):
 def exact_zeros(model: nn.Module) -> dict[str, float]:
     """Shares of the weights of all convolutions that are exactly 0, and of the filters all of whose weights are."""
     filters = [conv.weight.detach().flatten(1) for conv in model.modules() if isinstance(conv, nn.Conv2d)]
-    return {
-        "weights": torch.cat([f.flatten() == 0 for f in filters]).float().mean().item(),
-        "filters": torch.cat([(f == 0).all(1) for f in filters]).float().mean().item(),
-    }
+    zeros = {"weights": [f.flatten() == 0 for f in filters], "filters": [(f == 0).all(1) for f in filters]}
+    return {name: torch.cat(found).float().mean().item() for name, found in zeros.items()}
 
 
 def smaller(model: nn.Module, amount: float, example_input: Tensor, ranking: str, seed: int = 0) -> nn.Module:

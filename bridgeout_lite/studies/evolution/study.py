@@ -31,9 +31,8 @@ class EvolutionExperiment(ImageExperiment):
     """One lineage of networks, fully described, and the networks that it is compared with.
 
     Attributes:
-        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`, but "auto".
-        model, width: of generation 0, as for :func:`bridgeout_lite.build_model`.
-        generations: of offspring, >= 1. factor, law: as for :func:`synthesize`, by filters.
+        model, width: of generation 0. generations: of offspring, >= 1.
+        factor, law: as for :func:`synthesize`, by filters.
         stress: strength of the stress on every convolution in all trainings; 0 is none.
         inherit: offspring begin with the parent's weights that survive; else with new ones.
         controls: networks to train beside the lineage, of ``CONTROLS``, all without stress, each generation's for as

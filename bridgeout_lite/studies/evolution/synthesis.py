@@ -91,8 +91,7 @@ def synthesize(
 
     Args:
         parent: any module with convolutions; masks that it carries hold in the offspring too.
-        factor: F, the environmental factor, 0 < F <= 1.
-        generator: source of the draws, on the CPU; defaults to torch's global one.
+        factor: F, the environmental factor, 0 < F <= 1. generator: on the CPU; defaults to torch's global one.
         granularity: "filter": a smaller network, by :func:`bridgeout_lite.channels.remove_channels`. "weight": a copy
             whose missing weights are masked, as by :func:`bridgeout_lite.pruning.prune`; a convolution keeps one.
         example_input: a batch as the model takes it; defaults to one black image of 32x32 with the channels of the

@@ -59,10 +59,8 @@ def channel_features(model: nn.Module, x: Tensor, layers: Sequence[str] | None =
     names = list(parts[0]) if layers is None else list(layers)
     powers = [torch.cat([part[name] for part in parts]) for name in names]
     values = torch.cat([F.normalize(power, p=1.0, dim=1) for power in powers], 1)
-    places = tuple(
-        (name, channel) for name, power in zip(names, powers, strict=True) for channel in range(power.shape[1])
-    )
-    return Features(F.normalize(values, dim=1), places)
+    places = [(name, c) for name, power in zip(names, powers, strict=True) for c in range(power.shape[1])]
+    return Features(F.normalize(values, dim=1), tuple(places))
 
 
 def check_layer(name: str, known: Sequence[str]) -> None:

@@ -41,17 +41,12 @@ BLOCK_COUNTS = (3, 6)
 
 @dataclasses.dataclass(frozen=True)
 class FlowExperiment(ImageExperiment):
-    """One run, fully described. There is no noise: p = 0.
+    """One run, fully described, of a model made of :class:`ResidualBlock`. There is no noise: p = 0.
 
     Attributes:
-        dataset, train, valid, test: as for :func:`bridgeout_lite.load_images`, but "auto".
-        model, width: as for :func:`bridgeout_lite.build_model`; a model made of :class:`ResidualBlock`.
-        length, curvature, norm: as for :class:`bridgeout_lite.rivals.FeatureFlow` on the network's own steps; both
-            strengths 0 is plain training.
-        recipe: of the training. seed: of the initial weights and the order of the images.
-
-    Raises:
-        ValueError: a name or a number outside of what it may be; a model without a :class:`ResidualBlock`.
+        length, curvature, norm: as for :class:`~bridgeout_lite.rivals.paths.FeatureFlow` on the network's own steps;
+            both strengths 0 is plain training.
+        seed: of the initial weights and the order of the images.
     """
 
     dataset: str = "cifar10"

@@ -265,23 +265,25 @@ def load_pairs(name: str, labels: int, unlabelled: int = 0, *, seed: int = 0) ->
         ValueError: an unknown name; more images than there are.
     """
     check_choice(name, PAIR_SETS, "name")
-    train_x, train_y, valid_x, valid_y, test_x, test_y, model = _pool(name)
+    pool = _pool(name)
     for what, value, least in (("labels", labels, 1), ("unlabelled", unlabelled, 0)):
         check_whole(value, what, least)
-    if labels + 2 * unlabelled > len(train_x):
+    if labels + 2 * unlabelled > len(pool.x):
         raise ValueError(
-            f"{name} has {len(train_x)} training images, but labels={labels} and twice unlabelled={unlabelled} ask for "
+            f"{name} has {len(pool.x)} training images, but labels={labels} and twice unlabelled={unlabelled} ask for "
             f"{labels + 2 * unlabelled}"
         )
-    order = torch.randperm(len(train_x), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(pool.x), generator=torch.Generator().manual_seed(seed))
     own, more_x, more_y = order[: labels + 2 * unlabelled].split([labels, unlabelled, unlabelled])
-    extra = train_x[more_x], train_y[more_y]
-    return Pairs(name, train_x[own], train_y[own], valid_x, valid_y, test_x, test_y, *extra, model)
+    picked = {"x": pool.x[own], "y": pool.y[own], "more_x": pool.x[more_x], "more_y": pool.y[more_y]}
+    return dataclasses.replace(pool, **picked)  # type: ignore[arg-type]
 
 
 @functools.cache
-def _pool(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, ShapeModel | None]:
-    return (*(half for part in _parts(name) for half in part), face() if name == "shapes" else None)  # type: ignore[return-value]
+def _pool(name: str) -> Pairs:
+    """A set with all its labels."""
+    (x, y), valid, test = _parts(name)
+    return Pairs(name, x, y, *valid, *test, x[:0], y[:0], face() if name == "shapes" else None)
 
 
 def _parts(name: str) -> Iterator[tuple[Tensor, Tensor]]:
