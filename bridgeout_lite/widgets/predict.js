@@ -9,14 +9,8 @@
   const rich = (tag, ...parts) => make(tag, { innerHTML: parts.join("") });
   const show = (value) => String(value).replace("-", "−");
 
-  /** What the browser keeps for this page; a page that may keep nothing forgets. */
-  function memory(action, ...values) {
-    try {
-      return localStorage[action](...values);
-    } catch {
-      return null;
-    }
-  }
+  /** What the browser keeps for this page; one that may keep nothing forgets. */
+  const memory = (action, ...values) => { try { return localStorage[action](...values); } catch { return null; } };
 
   /** Radio buttons from the list of choices: [what is shown, the reader's answer, set it, what to say to it]. */
   function choices(ask, answer) {
@@ -73,7 +67,7 @@
     };
   }
 
-  /** On a page, what a lock covers: the outputs after it, and the prose from "What happened" to the next cell or heading. */
+  /** On a page, what a lock covers: outputs after it, and the prose from "What happened" to the next cell or heading. */
   function following(lock) {
     const found = [];
     let told = false;
@@ -128,10 +122,7 @@
       for (const node of covered) node.classList.toggle("sbn-covered", !isOpen);
     }
     function commit(value) {
-      if (value === undefined) {
-        verdict.replaceChildren(make("p", {}, "Answer first, or have it shown."));
-        return;
-      }
+      if (value === undefined) return verdict.replaceChildren(make("p", {}, "Answer first, or have it shown."));
       memory("setItem", key, value);
       open(value);
       main.focus({ preventScroll: true }); // the field that had the focus is closed now
@@ -143,7 +134,7 @@
       (fields.querySelector("input:checked") ?? fields.querySelector("input")).focus({ preventScroll: true });
     });
     skip.addEventListener("click", () => commit(""));
-    fields.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); commit(field.get()); } });
+    fields.addEventListener("keydown", (event) => { if (event.key === "Enter") commit(field.get(), event.preventDefault()); });
     // JupyterLab takes the arrow keys from every focused element that lacks this attribute
     lock.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", ""));
     for (const [event, state] of [["beforeprint", true], ["afterprint", false]]) {
