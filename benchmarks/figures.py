@@ -110,7 +110,7 @@ def weight(browser) -> None:
             )
             own = path.stat().st_size + sum(file.stat().st_size for file, own in is_own.items() if own)
             shared = sum(file.stat().st_size for file, own in is_own.items() if not own)
-            count = page.locator(".sbn").count()
+            count = page.locator(".sbn:not(.sbn-predict)").count()
             sizes = " | ".join(f"{size / 1e6:.2f} MB" for size in (data, own, shared))
             print(f"| {path.stem} | {count} | {sizes} |")
             page.context.close()

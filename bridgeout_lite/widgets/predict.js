@@ -9,24 +9,19 @@
   const rich = (tag, ...parts) => make(tag, { innerHTML: parts.join("") });
   const show = (value) => String(value).replace("-", "−");
 
-  /** What the browser keeps for this page; a page that may keep nothing forgets. */
-  function memory(action, ...values) {
-    try {
-      return localStorage[action](...values);
-    } catch {
-      return null;
-    }
-  }
+  /** What the browser keeps for this page; one that may keep nothing forgets. */
+  const memory = (action, ...values) => { try { return localStorage[action](...values); } catch { return null; } };
 
   /** Radio buttons from the list of choices: [what is shown, the reader's answer, set it, what to say to it]. */
   function choices(ask, answer) {
     const told = [...answer.querySelectorAll("li")];
-    const inputs = told.map((_, k) => make("input", { type: "radio", name: "choice", value: k }));
+    const name = `predict-${ask.parentNode.dataset.name}`; // the browser groups radio buttons by it
+    const inputs = told.map((_, k) => make("input", { type: "radio", name, value: k }));
     const rows = [...ask.querySelectorAll("li")].map((li, k) =>
       make("label", { className: "sbn-choice" }, inputs[k], rich("span", li.innerHTML)));
     const right = told.findIndex((li) => "right" in li.dataset);
     const words = (k) => told[k].querySelector("span").innerHTML;
-    const name = (k) => told[k].querySelector("b").outerHTML;
+    const bold = (k) => told[k].querySelector("b").outerHTML;
     return {
       rows,
       get: () => inputs.find((input) => input.checked)?.value,
@@ -34,8 +29,8 @@
       mark: (open) => rows.forEach((row, k) => row.classList.toggle("sbn-right", open && k === right)),
       right: (value) => +value === right,
       say: (value) => value === "" || +value === right
-        ? [rich("p", `It is: ${name(right)}. `, words(right))]
-        : [rich("p", words(+value)), rich("p", `It is: ${name(right)}. `, words(right))],
+        ? [rich("p", `It is: ${bold(right)}. `, words(right))]
+        : [rich("p", words(+value)), rich("p", `It is: ${bold(right)}. `, words(right))],
       fits: (value) => value === "" || value in told,
     };
   }
@@ -73,7 +68,7 @@
     };
   }
 
-  /** On a page, what a lock covers: the outputs after it, and the prose from "What happened" to the next cell or heading. */
+  /** On a page, what a lock covers: outputs after it, and prose from "What happened" to the next cell or heading. */
   function following(lock) {
     const found = [];
     let told = false;
@@ -128,10 +123,7 @@
       for (const node of covered) node.classList.toggle("sbn-covered", !isOpen);
     }
     function commit(value) {
-      if (value === undefined) {
-        verdict.replaceChildren(make("p", {}, "Answer first, or have it shown."));
-        return;
-      }
+      if (value === undefined) return verdict.replaceChildren(make("p", {}, "Answer first, or have it shown."));
       memory("setItem", key, value);
       open(value);
       main.focus({ preventScroll: true }); // the field that had the focus is closed now
@@ -143,7 +135,11 @@
       (fields.querySelector("input:checked") ?? fields.querySelector("input")).focus({ preventScroll: true });
     });
     skip.addEventListener("click", () => commit(""));
-    fields.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); commit(field.get()); } });
+    fields.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // or the key would press the button that then has the focus
+      commit(field.get());
+    });
     // JupyterLab takes the arrow keys from every focused element that lacks this attribute
     lock.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", ""));
     for (const [event, state] of [["beforeprint", true], ["afterprint", false]]) {

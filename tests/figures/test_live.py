@@ -15,7 +15,7 @@ import pytest
 from browser import visit
 from gallery import GALLERY
 
-pytestmark = [pytest.mark.pages, pytest.mark.xdist_group("lab")]  # one server for both
+pytestmark = [pytest.mark.pages, pytest.mark.xdist_group("lab")]  # one server for all
 
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -166,4 +166,21 @@ def test_the_plain_stand_in_is_alive(browser, lab):
     notebook.page.wait_for_function("([img, src]) => img.src !== src", arg=[picture.element_handle(), before])
     state, _ = notebook.run(2)
     assert state["q"] == 1.05
+    notebook.close()
+
+
+def test_a_prediction_lock_asks_without_the_kernel_and_remembers(browser, lab):
+    ask = "bl.notebook.predict('99-live', 'Which?', {'*one*': 'Just so.', 'two': 'Too many.'}, right='*one*')"
+    notebook = Notebook(browser, lab, "lock.ipynb", [IMPORTS.format(base=""), ask, "1 + 1"])
+    notebook.run(0)
+    notebook.run(1)
+    lock = notebook.cell(1).locator(".sbn-predict")
+    lock.get_by_label("one").focus()
+    for key in ("ArrowDown", "Enter"):  # which JupyterLab leaves to the lock
+        notebook.page.keyboard.press(key)
+    assert lock.locator(".sbn-verdict").inner_text() == "Not so. Too many.\n\nIt is: one. Just so."
+    notebook.run(2)
+    assert "2" in notebook.cell(2).locator(".jp-OutputArea-output").inner_text()
+    notebook.run(1)
+    assert lock.locator(".sbn-verdict").inner_text().startswith("Not so.")
     notebook.close()

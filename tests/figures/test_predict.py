@@ -111,7 +111,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lock
 <p><strong>What happened.</strong> Not one zero.</p><p>There are two reasons.</p>
 <div class="cell"><div class="cell_input">more()</div><div class="cell_output">The next question.</div></div>
 <div class="cell">{two}</div><div class="cell"><div class="cell_output">a table</div></div>
-<h2>Another section</h2><p><strong>What happened.</strong> Of another question.</p></main></body></html>"""
+<h2>Another section</h2><p><strong>What happened.</strong> Of another question.</p>
+<div class="cell">{three}</div></main></body></html>"""
 
 
 @pytest.fixture
@@ -123,6 +124,7 @@ def page(browser, tmp_path):
         script=(WIDGETS / "predict.js").read_text(),
         one=choice(because="So *prune*.").markup,
         two=number().markup,
+        three=predict("01-more", "More?", {"yes": "Y.", "not": "N."}, right="not").markup,
     )
     (tmp_path / "page.html").write_text(text)
     visits = []
@@ -196,6 +198,8 @@ def test_it_remembers_until_it_is_asked_again(page):
     page = page()
     one, two = lock(page, "01-zeros"), lock(page, "01-share")
     one.get_by_label("all").check()
+    lock(page, "01-more").get_by_label("not").check()  # each lock has its own answer
+    assert one.get_by_label("all").is_checked()
     button(one, "Commit").click()
     button(two, "Just show me").click()
     page.reload()
@@ -258,7 +262,7 @@ def test_a_screen_reader_hears_question_and_verdict(page):
     assert field.get_attribute("aria-valuetext") == "not set"
     field.press("ArrowRight")
     assert field.get_attribute("aria-valuetext") == "0.1"
-    assert page.locator('[role="status"][aria-live="polite"]').count() == 2
+    assert page.locator('[role="status"][aria-live="polite"]').count() == 3
     assert page.locator('output:not([aria-live="off"])').count() == 0
 
 
