@@ -21,6 +21,18 @@ of Torch-Pruning scores them together). Filters that stand alone are picked alik
 so they hold in fine-tuning.
 
 Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
+
+Example:
+    >>> from .data import load_images
+    >>> images = load_images("digits", train=64, valid=16, test=16)
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(7200, 10))
+    >>> curve(model, images, [0.0, 0.5], remove=True, recalibrate=1)["parameters"].tolist()
+    [72250, 36130]
+    >>> x = images.normalize(images.test.x)
+    >>> recalibrate_batchnorm(remove_filters(model, 0.5, x), images)[0]
+    Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+    >>> batchnorm_drift(model, x)["layer"].tolist()
+    ['1']
 """
 
 import contextlib
