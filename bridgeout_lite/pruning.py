@@ -175,7 +175,8 @@ def recalibrate_batchnorm(
     """Estimate the running statistics of every BatchNorm anew. Changes ``model`` and returns it.
 
     They become the plain mean over at most ``batches`` batches of training images, drawn without replacement. Only
-    BatchNorm is in training mode: dropout and noise are off. If anything fails the old statistics are restored.
+    BatchNorm is in training mode: dropout and noise are off. If anything fails the old statistics are restored, as are
+    those of a BatchNorm that no batch reaches.
 
     ``flip`` and ``crop`` augment the images as :class:`bridgeout_lite.Recipe` does, and should be those of the
     training: statistics of unshifted images cost a network that was trained on shifted ones about two points of
@@ -195,27 +196,28 @@ def recalibrate_batchnorm(
     draws = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=draws, device="cpu")[: batches * batch_size]
     parts = [part for part in order.split(batch_size) if len(part) == min(batch_size, len(x))]
-    momenta = [norm.momentum for norm in norms]
-    buffers = [buffer for norm in norms for buffer in norm.buffers()]
-    before = [buffer.clone() for buffer in buffers]
+    settings = [(norm.momentum, norm.track_running_stats) for norm in norms]
+    before = [(buffer, buffer.clone(), norm) for norm in norms for buffer in norm.buffers()]
+    failed = True
     try:
         with evaluating(model), torch.no_grad():
             for norm in norms:
+                norm.momentum, norm.track_running_stats = None, True  # the plain mean over batches
                 norm.reset_running_stats()
-                norm.momentum = None  # the plain mean over batches
                 norm.train()
             for part in parts:
                 batch = augment(x[part.to(x.device)].cpu(), flip, crop, draws)  # drawn alike on every device
                 model(images.normalize(batch.to(device)))
-        if not all(buffer.isfinite().all() for buffer in buffers):
+        if not all(buffer.isfinite().all() for buffer, _, _ in before):
             raise ValueError("the new statistics are infinite or NaN: load a sound checkpoint; the old ones are kept")
-    except BaseException:
-        for buffer, old in zip(buffers, before, strict=True):
-            buffer.copy_(old)
-        raise
+        failed = False
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        idle = {norm for norm in norms if failed or not norm.num_batches_tracked}  # a branch that no batch takes
+        for buffer, old, norm in before:
+            if norm in idle:
+                buffer.copy_(old)
+        for norm, (momentum, track) in zip(norms, settings, strict=True):
+            norm.momentum, norm.track_running_stats = momentum, track
     return model
 
 

@@ -41,10 +41,10 @@ CORE = "noise layers theory sparsity data text models training cost pruning chan
 
 # What a reader has no use for alone: parts of the functions that have examples, and what chapters print.
 INSIDE = """
-check_noise keep_mask smallest_mask is_activation is_3x3_convolution noise_aside put_on_weight take_off_weight kept_images
-data_folder put_in_place explained split smallcnn vgg resnet wide_resnet airnet pick_precision prepare augment autocast
-make_scheduler export_onnx apply_masks check_model trace black_image group_of is_importance names_of tied_channels
-silencing_masks check_pairs plain_copy paired_difference advantage
+check_noise keep_mask smallest_mask is_activation is_3x3_convolution noise_aside put_on_weight take_off_weight
+kept_images data_folder put_in_place explained split smallcnn vgg resnet wide_resnet airnet pick_precision prepare
+augment autocast make_scheduler export_onnx apply_masks check_model trace black_image group_of is_importance names_of
+tied_channels silencing_masks check_pairs plain_copy paired_difference advantage
 """
 
 
