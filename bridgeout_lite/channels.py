@@ -1,5 +1,13 @@
 """Which channels of a network are tied together, and cutting them out: by Torch-Pruning (Fang et al. 2023,
-arXiv:2301.12900), which traces how layers are connected."""
+arXiv:2301.12900), which traces how layers are connected.
+
+Example:
+    >>> model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)), torch.zeros(1, 3, 8, 8)
+    >>> [(group.root, group.size, group.readers) for group in channel_groups(model, x)]
+    [('0', 8, ('2',))]
+    >>> remove_channels(model, {"0": [1, 2]}, x)[2]
+    Conv2d(6, 2, kernel_size=(3, 3), stride=(1, 1))
+"""
 
 import contextlib
 import copy

@@ -3,6 +3,11 @@
 Parameters and multiply-adds are counted, the same on every machine. Latency and memory are measured on the model's
 device. Masked weights count like any others, and masks take time of their own: only removal
 (:func:`bridgeout_lite.pruning.remove_filters`) makes these numbers smaller.
+
+Example:
+    >>> model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(2, 3, 8, 8)
+    >>> count(model, x), measure(model, x).batch, len(latencies([model, model], x))
+    ((224, 7776), 2, 2)
 """
 
 import contextlib

@@ -5,6 +5,11 @@ manual for text). The loader says so, and ``.name`` is what was loaded.
 
 Data is looked for in ``root``, by default in the folder named by the environment variable BRIDGEOUT_DATA, else in the
 user's cache folder. BRIDGEOUT_OFFLINE=1 forbids downloads.
+
+Example:
+    >>> images = load_images("digits", train=64, valid=16, test=16)
+    >>> images, images.normalize(images.train.x[:2]).shape
+    (digits: 64 training, 16 validation, 16 test images, 10 classes, on cpu, torch.Size([2, 3, 32, 32]))
 """
 
 import contextlib

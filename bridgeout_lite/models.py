@@ -11,6 +11,11 @@ channels): the same function behind BatchNorm, but not the same to a method that
 Sources: Simonyan and Zisserman 2015, arXiv:1409.1556 (VGG); He et al. 2016, arXiv:1512.03385 (ResNet); Zagoruyko and
 Komodakis 2016, arXiv:1605.07146 (Wide-ResNet); Khan and Stavness 2020, arXiv:2009.10893 (the study); Jordan 2024,
 arXiv:2404.00498 (the network of the fast recipe).
+
+Example:
+    >>> model = build_model("resnet14", width=0.25, seed=0)
+    >>> model(torch.zeros(2, 3, 32, 32)).shape, family("resnet14"), "stage1.0.conv1" in tied("resnet14")
+    (torch.Size([2, 10]), 'resnet', False)
 """
 
 from collections import OrderedDict

@@ -21,6 +21,18 @@ of Torch-Pruning scores them together). Filters that stand alone are picked alik
 so they hold in fine-tuning.
 
 Source of the protocol: Khan and Stavness 2020, arXiv:2009.10893.
+
+Example:
+    >>> from .data import load_images
+    >>> images = load_images("digits", train=64, valid=16, test=16)
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(7200, 10))
+    >>> curve(model, images, [0.0, 0.5], remove=True, recalibrate=1)["parameters"].tolist()
+    [72250, 36130]
+    >>> x = images.normalize(images.test.x)
+    >>> recalibrate_batchnorm(remove_filters(model, 0.5, x), images)[0]
+    Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+    >>> batchnorm_drift(model, x)["layer"].tolist()
+    ['1']
 """
 
 import contextlib
@@ -163,7 +175,8 @@ def recalibrate_batchnorm(
     """Estimate the running statistics of every BatchNorm anew. Changes ``model`` and returns it.
 
     They become the plain mean over at most ``batches`` batches of training images, drawn without replacement. Only
-    BatchNorm is in training mode: dropout and noise are off. If anything fails the old statistics are restored.
+    BatchNorm is in training mode: dropout and noise are off. If anything fails the old statistics are restored, as are
+    those of a BatchNorm that no batch reaches.
 
     ``flip`` and ``crop`` augment the images as :class:`bridgeout_lite.Recipe` does, and should be those of the
     training: statistics of unshifted images cost a network that was trained on shifted ones about two points of
@@ -183,27 +196,28 @@ def recalibrate_batchnorm(
     draws = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=draws, device="cpu")[: batches * batch_size]
     parts = [part for part in order.split(batch_size) if len(part) == min(batch_size, len(x))]
-    momenta = [norm.momentum for norm in norms]
-    buffers = [buffer for norm in norms for buffer in norm.buffers()]
-    before = [buffer.clone() for buffer in buffers]
+    settings = [(norm.momentum, norm.track_running_stats) for norm in norms]
+    before = [(buffer, buffer.clone(), norm) for norm in norms for buffer in norm.buffers()]
+    failed = True
     try:
         with evaluating(model), torch.no_grad():
             for norm in norms:
+                norm.momentum, norm.track_running_stats = None, True  # the plain mean over batches
                 norm.reset_running_stats()
-                norm.momentum = None  # the plain mean over batches
                 norm.train()
             for part in parts:
                 batch = augment(x[part.to(x.device)].cpu(), flip, crop, draws)  # drawn alike on every device
                 model(images.normalize(batch.to(device)))
-        if not all(buffer.isfinite().all() for buffer in buffers):
+        if not all(buffer.isfinite().all() for buffer, _, _ in before):
             raise ValueError("the new statistics are infinite or NaN: load a sound checkpoint; the old ones are kept")
-    except BaseException:
-        for buffer, old in zip(buffers, before, strict=True):
-            buffer.copy_(old)
-        raise
+        failed = False
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        idle = {norm for norm in norms if failed or not norm.num_batches_tracked}  # a branch that no batch takes
+        for buffer, old, norm in before:
+            if norm in idle:
+                buffer.copy_(old)
+        for norm, (momentum, track) in zip(norms, settings, strict=True):
+            norm.momentum, norm.track_running_stats = momentum, track
     return model
 
 

@@ -10,6 +10,15 @@ The first two run from 0 (all magnitudes equal) to 1 (one element carries everyt
 change when x is multiplied by a constant.
 
 Sources: Hoyer 2004 (JMLR 5), Hurley and Rickard 2009 (IEEE Trans. Inf. Theory 55).
+
+Example:
+    >>> x = torch.tensor([[0.0, 0.0, 3.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    >>> hoyer(x, dim=1), gini(x, dim=1), zero_fraction(x)
+    (tensor([1., 0.]), tensor([0.7500, 0.0000]), tensor(0.3750))
+    >>> filter_norms(x)
+    tensor([3., 2.])
+    >>> record_activations(nn.Sequential(nn.ReLU()), x)["0"]["zero_fraction"]
+    0.375
 """
 
 import torch

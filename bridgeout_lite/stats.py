@@ -1,4 +1,14 @@
-"""Means with intervals, paired differences, fronts: the statistics that chapters and claims share."""
+"""Means with intervals, paired differences, fronts: the statistics that chapters and claims share.
+
+Example:
+    >>> rows = pd.DataFrame({"seed": [0, 1, 2] * 2, "q": [1.0] * 3 + [2.0] * 3, "score": [3, 4, 6, 1, 2, 3]})
+    >>> points(paired(rows, "score", "q", 1.0, 2.0)), interval(rows["score"]).n
+    ('+2.3 [+0.9, +3.8]', 6)
+    >>> pooled(rows, "score", "q", 2.0).round(2).to_dict("list")
+    {'q': [1.0], 'mean': [2.33], 'low': [0.9], 'high': [3.77], 'n': [3], 'degrees': [2]}
+    >>> summarise(rows, ["q"], "score")["mean"].round(2).tolist(), pareto_front([1, 2, 3], [5, 4, 6])
+    ([4.33, 2.0], [0, 2])
+"""
 
 import math
 from collections.abc import Iterable

@@ -2,6 +2,14 @@
 
 Words are separated by white space, and every line ends with ``<eos>``, as is usual for Penn Treebank and WikiText;
 perplexities count these line ends. Other text, where punctuation sticks to its word, is better read by characters.
+
+Example:
+    >>> corpus = Corpus("mine", "a b a\\nb a b\\n", "a c\\n", "b\\n", checksum="", embedded=False)
+    >>> tokens = tokenize(corpus)
+    >>> tokens.vocabulary.symbols, tokens.valid, streams(tokens.train, 2).shape
+    (('<unk>', 'a', 'b', '<eos>'), tensor([1, 0, 3]), torch.Size([4, 2]))
+    >>> len(build_vocabulary("abab", "char")), len(load_text("python-manual").train) > 100_000
+    (3, True)
 """
 
 import dataclasses

@@ -11,6 +11,22 @@ adds does not depend on the labels:
 
 Sources: Wager, Wang and Liang 2013, arXiv:1307.1493 (dropout); the same route leads to Sparseout,
 arXiv:1904.08050, and Bridgeout, arXiv:1804.08042.
+
+Example:
+    >>> x, beta = torch.tensor([[1.0, -4.0], [9.0, 0.0]]), torch.tensor([1.0, 0.5])
+    >>> lq_penalty(x, beta, 0.5, 1.0), exact_penalty(x, beta, 0.5, 1.0)     # gaussian: exact to second order
+    (tensor(2.7500), tensor(2.7500))
+    >>> estimate, error = monte_carlo_penalty(x, beta, 0.5, 1.0, generator=torch.Generator().manual_seed(0))
+    >>> abs(estimate - 2.75) < 4 * error
+    True
+    >>> log_partition(x[0, 0], "poisson"), curvature(x, "gaussian").sum()
+    (tensor(2.7183), tensor(4.))
+    >>> relative_noise(x[0], 0.5, 1.0), noise_ratio(x, 1.0)
+    (tensor([1.0000, 0.5000]), 0.1428571492433548)
+    >>> round(matched_p(x, 0.5, 1.0), 3), expected_relu(x[0], torch.zeros(2))
+    (0.875, tensor([1., 0.]))
+    >>> bridge_prox(3.0, 1.0, 1.0), bridge_path(np.eye(2), np.array([3.0, 0.5]), [0.0, 1.0], 1.0).round(3).tolist()
+    (2.0, [[3.0, 0.5], [2.0, 0.0]])
 """
 
 import math

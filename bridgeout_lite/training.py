@@ -2,6 +2,14 @@
 
 The whole data set sits on the device as uint8; batches are cut, augmented and normalised there. Within an epoch nothing
 is read back from the device, so a GPU never waits. Seeds and checkpoints: see :mod:`bridgeout_lite.epochs`.
+
+Example:
+    >>> from .data import load_images
+    >>> images = load_images("digits", train=64, valid=16, test=16)
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    >>> history = fit(model, images, Recipe(epochs=2, batch_size=32, lr=0.01), device="cpu", progress=False)
+    >>> len(history.frame), 0 <= evaluate(model, images)[1] <= 100, pick_device("cpu")
+    (2, True, device(type='cpu'))
 """
 
 import dataclasses

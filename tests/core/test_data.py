@@ -742,7 +742,7 @@ def fake_import(monkeypatch):
 
     def install(function):
         modules = {"torchvision": 1, "torchvision.ops": 2, "torchvisionary": 3, "torch": 4}
-        monkeypatch.setattr(tv_compat, "importlib", types.SimpleNamespace(import_module=function))
+        monkeypatch.setattr(tv_compat, "library", lambda name, user: function(name))
         monkeypatch.setattr(tv_compat, "sys", types.SimpleNamespace(modules=modules))
         monkeypatch.setattr(tv_compat, "_libraries", [])
         return modules

@@ -838,6 +838,27 @@ def test_recalibration_wants_whole_numbers(options, digits):
         recalibrate_batchnorm(build("smallcnn"), digits, **{"batches": 2, **options})
 
 
+def test_recalibration_of_a_norm_that_no_longer_tracks_and_of_one_that_no_batch_reaches(digits):
+    """In evaluation torch uses the statistics that are there, whether or not they are tracked."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.aside = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.aside(x) if self.training else self.norm(x)
+
+    model = Branches()
+    for norm in (model.norm, model.aside):
+        nn.init.constant_(norm.running_mean, 7.0)
+    model.norm.track_running_stats = False
+    recalibrate_batchnorm(model, digits, 2, batch_size=64)
+    assert (model.norm.running_mean != 7).all() and not model.norm.track_running_stats
+    assert (model.aside.running_mean == 7).all() and model.aside.momentum == model.norm.momentum == 0.1
+
+
 def test_recalibration_without_batchnorm(digits):
     for model in (build("smallcnn-plain"), nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))):
         with pytest.raises(ValueError, match="no BatchNorm with running statistics"):
