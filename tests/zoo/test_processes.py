@@ -1,9 +1,8 @@
-"""The noise in training that is spread over two processes on a CPU: DDP, and FSDP2 where torch has it."""
+"""The noise in training that is spread over two processes on a CPU, by DDP."""
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.fsdp
 import torch.multiprocessing as mp
 from torch import nn
 
@@ -23,24 +22,16 @@ def network(kind):
     return bl.attach_bridgeout(model, 0.3, 1.0) if kind == "attached Bridgeout" else model
 
 
-def spread(model, way):
-    if way == "DDP":
-        return nn.parallel.DistributedDataParallel(model)
-    from torch.distributed.fsdp import fully_shard
-
-    return fully_shard(model, mesh=dist.init_device_mesh("cpu", (2,)))
-
-
 def gathered(x):
     parts = [torch.empty_like(x) for _ in range(2)]
     dist.all_gather(parts, x)
     return parts
 
 
-def train(rank, store, way, kind):
+def train(rank, store, kind):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    model, x = spread(network(kind), way), torch.ones(2, 3, 8, 8)
+    model, x = nn.parallel.DistributedDataParallel(network(kind)), torch.ones(2, 3, 8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.manual_seed(rank)
     for _ in range(2):
@@ -50,16 +41,14 @@ def train(rank, store, way, kind):
         optimizer.step()
     noisy = gathered(out.detach())
     assert not torch.equal(*noisy), "each process draws its own noise"
-    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
-    assert torch.equal(*gathered(torch.cat([p.detach().flatten() for p in whole]))), "all have the same weights"
+    assert torch.equal(*gathered(torch.cat([p.detach().flatten() for p in model.parameters()]))), (
+        "all have the same weights"
+    )
     model.eval()
     assert torch.equal(*gathered(model(x).detach()))
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["DDP", "FSDP2"])
-def test_two_processes(way, kind, tmp_path):
-    if not dist.is_available() or (way == "FSDP2" and not hasattr(torch.distributed.fsdp, "fully_shard")):
-        pytest.skip(f"this torch has no {way}")
-    mp.spawn(train, (f"file://{tmp_path}/store", way, kind), nprocs=2)
+def test_two_processes(kind, tmp_path):
+    mp.spawn(train, (f"file://{tmp_path}/store", kind), nprocs=2)
