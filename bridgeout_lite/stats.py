@@ -6,6 +6,8 @@ Example:
     ('+2.3 [+0.9, +3.8]', 6)
     >>> pooled(rows, "score", "q", 2.0).round(2).to_dict("list")
     {'q': [1.0], 'mean': [2.33], 'low': [0.9], 'high': [3.77], 'n': [3], 'degrees': [2]}
+    >>> points(pooled_gap(rows, "score", "q", 1.0, 2.0))
+    '+2.3 [+0.9, +3.8]'
     >>> summarise(rows, ["q"], "score")["mean"].round(2).tolist(), pareto_front([1, 2, 3], [5, 4, 6])
     ([4.33, 2.0], [0, 2])
 """

@@ -26,7 +26,7 @@ def rows(levels=3, seeds=5, draws=0):
 def test_a_gap_says_its_interval():
     gap = Gap(1.24, 0.31, 2.06, 3)
     assert f"{gap:+.1f}" == "+1.2 [+0.3, +2.1]" == stats.points(gap)
-    assert gap.above and not gap.below and (gap * -1).low == -0.31
+    assert gap.above and not gap.below and (gap * -1)[:3] == (-1.24, -2.06, -0.31)
     assert f"{gap * 100:.0f}" == "124 [31, 206]" and gap[:3] == (1.24, 0.31, 2.06)
     assert not stats.UNKNOWN.above and not stats.UNKNOWN.below
 

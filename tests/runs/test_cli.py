@@ -348,7 +348,7 @@ CHILD = """
 
     def epoch(*arguments, **options):
         row = real(*arguments, **options)
-        if row["epoch"] == 2:
+        if arguments[5] == 1:  # the epochs before this one
             print("in epoch 2", flush=True)
             time.sleep(600)
         return row
