@@ -159,7 +159,7 @@ const LEVELS = 8; // shades of a tile
  * that a thousand tiles cost little. Orange is positive, blue negative; a flagged tile is crossed out. */
 export function tiles(fig, title, description, width = WIDTH, height = HEIGHT) {
   const heading = svg("text", { x: 4, y: 14, class: "sbn-title" }, title), note = svg("text", { x: 4, y: height - 6 });
-  const written = svg("g");
+  const written = svg("g", { class: "sbn-written" });
   const shades = ["orange", "blue"].map((colour) => Array.from({ length: LEVELS }, (_, k) =>
     svg("path", { class: `sbn-tile sbn-${colour}`, "fill-opacity": (k + 1) / LEVELS })));
   const frames = svg("path", { class: "sbn-frames" }), crosses = svg("path", { class: "sbn-crosses" });
