@@ -126,7 +126,7 @@ def _row(row: dict[Any, Any], evidence: str) -> str:
     details = {
         "measured": row["ours"] if row["short"] else "",
         "why": row["reason"],
-        "smallest effect that so many seeds could show": row["smallest"],
+        "smallest effect that n seeds could show": row["smallest"],
         "networks and data": row["scale"],
         "evidence": evidence if run else "",
         "source": row["source"],

@@ -37,7 +37,7 @@ class Finding:
         ours: all that was measured, with intervals. verdict: one of ``VERDICTS``. reason: why.
         scale: of the networks that were run, where that depends on the records.
         short: ``ours`` in a few words, for the table; empty where ``ours`` is short. n: seeds; 0 where there is no
-            chance in it. smallest: the smallest effect that so many seeds could show, in words.
+            chance in it. smallest: the smallest effect that n seeds could show, in words.
     """
 
     ours: str

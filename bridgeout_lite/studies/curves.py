@@ -143,7 +143,7 @@ def _weights(w: torch.Tensor, q: float) -> dict[str, float]:
 
 
 def curves_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run, curve, split and amount: dataset, model, method, p, q, setting (see :func:`setting`), epochs,
+    """One row per run, curve, split and amount: dataset, model, method, p, q, setting (see :func:`setting`), epochs,
     seed, curve, split, amount, accuracy (%). Records without pruning are passed over."""
     rows = []
     for record in records:

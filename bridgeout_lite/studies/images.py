@@ -165,7 +165,7 @@ def before_classifier(model: nn.Module) -> Where:
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run: dataset, model, method, p, q, seed, epochs, seconds, the accuracies (%) and losses (nats), which
+    """One row per run: dataset, model, method, p, q, seed, epochs, seconds, the accuracies (%) and losses (nats), which
     are missing for a run that diverged."""
     rows = []
     for record in records:

@@ -70,7 +70,7 @@ def activation_maps(model: nn.Module, images: Images, *, channels: int = 4, side
 
 
 def layers_frame(records: Iterable[Record], *, per_sample: bool = False) -> pd.DataFrame:
-    """One row a run and layer: model, method, p, q, seed, layer, hoyer, gini, zero_fraction, rms, and noise_power, the
+    """A row per run and layer: model, method, p, q, seed, layer, hoyer, gini, zero_fraction, rms, and noise_power, the
     noise's power over the signal's, p/(1-p) mean|x|^q / mean x^2."""
     rows = []
     for record in records:

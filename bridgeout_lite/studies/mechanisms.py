@@ -396,7 +396,7 @@ def dial_rows(records: Iterable[Record], study: str) -> Iterator[tuple[dict[str,
 
 
 def mechanisms_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run: method, q, draws, p, strength, weight_decay, seed, seconds, {train, valid, test}_{accuracy, loss},
+    """A row per run: method, q, draws, p, strength, weight_decay, seed, seconds, {train, valid, test}_{accuracy, loss},
     and what :func:`measure_features` gives. Records of other studies, and runs that diverged, are passed over."""
     return pd.DataFrame(row | metrics["features"] for row, metrics in dial_rows(records, "mechanisms"))
 

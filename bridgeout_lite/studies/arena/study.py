@@ -310,7 +310,7 @@ def repeats(network: str) -> list[ArenaExperiment]:
 
 
 def arena_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run, treatment, split and operating point: network, method, label, setting (its strength in words),
+    """One row per run, treatment, split and operating point: network, method, label, setting (its strength in words),
     seed, ranking, treatment (of ``TREATMENTS``), split, amount, accuracy (%), parameters, macs, latency_ms (nan for
     controls on the plain network, of which it was not measured) and latency_share, over that of the same run's whole
     network; for the controls, which are of even shape, the median of all runs of that shape.

@@ -185,7 +185,7 @@ def lineages() -> list[EvolutionExperiment | TeacherExperiment]:
 
 
 def lineages_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run and trained network: dataset, factor, stress, inherit, seed, arm ("lineage" or the control), what
+    """One row per run and trained network: dataset, factor, stress, inherit, seed, arm ("lineage" or the control), what
     :meth:`EvolutionExperiment.measure` says of it, and macs_share and parameters_share, its size over that of the
     first. Records of other kinds are passed over."""
     rows = []
@@ -202,7 +202,7 @@ def lineages_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def at_size(rows: pd.DataFrame, share: float, value: str = "test_accuracy", size: str = "macs") -> pd.DataFrame:
     """``value`` of each lineage among ``rows`` (of :func:`lineages_frame`) at a share of the first network's "macs" or
-    "parameters": linear between generations over the logarithm of the size. One row a run: dataset, factor, stress,
+    "parameters": linear between generations over the logarithm of the size. One row per run: dataset, factor, stress,
     inherit, seed and ``value``, which is nan where no generation is so small."""
     run = ["dataset", "factor", "stress", "inherit", "seed"]
     found: list[dict[str, Any]] = []

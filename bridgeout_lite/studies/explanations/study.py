@@ -178,7 +178,7 @@ def explanations() -> list[ExplanationExperiment]:
 
 
 def explanations_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run of :func:`explanations`: dataset, method, p, q, seed, valid_accuracy and test_accuracy (%), and
+    """One row per run of :func:`explanations`: dataset, method, p, q, seed, valid_accuracy and test_accuracy (%), and
 
     * features, explained: mean over classes at the run's mu, the latter from 0 to 1; needed: features for the first of
       ``SHARES``, median over classes, of which one that never gets there counts as more than any (nan if half do not);

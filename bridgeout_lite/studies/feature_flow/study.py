@@ -235,11 +235,11 @@ PLAIN = setting(FlowExperiment().spec)
 
 
 def against_plain(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """``value`` minus that of training without a penalty, paired by seed: one row a setting with mean, its 95 %
+    """``value`` minus that of training without a penalty, paired by seed: one row per setting with mean, its 95 %
     interval (Student's t) low and high, and n.
 
     Args:
-        rows: one row a setting and seed, such as :func:`flow_runs`.
+        rows: one row per setting and seed, such as :func:`flow_runs`.
 
     Raises:
         ValueError: no rows of training without a penalty.
@@ -252,7 +252,7 @@ def against_plain(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def flow_runs(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run of :func:`feature_flow`: setting, seed, valid_accuracy, test_accuracy (%); means over the stages of
+    """A row per run of :func:`feature_flow`: setting, seed, valid_accuracy, test_accuracy (%); means over the stages of
     length, curvature and turning; relative, the mean over all steps."""
     rows = []
     for row, metrics in _measured(records):
@@ -264,7 +264,7 @@ def flow_runs(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def flow_layers(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run and convolution: setting, seed, layer, part, and what :func:`measure_layers` says of it. part is
+    """One row per run and convolution: setting, seed, layer, part, and what :func:`measure_layers` says of it. part is
     "first" or "second" for the convolutions of the penalised branches, else "other"."""
     rows = []
     for row, metrics in _measured(records):
@@ -278,7 +278,7 @@ def flow_layers(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def flow_removal(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run, kind of removal, amount and split: setting, seed, kind, amount, split, accuracy (%). The whole
+    """One row per run, kind of removal, amount and split: setting, seed, kind, amount, split, accuracy (%). The whole
     network is there as amount 0 of each kind."""
     rows = []
     for row, metrics in _measured(records):

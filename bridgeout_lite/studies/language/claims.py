@@ -44,7 +44,7 @@ def small_language_runs(records: Iterable[Record], model: str) -> list[Record]:
 
 
 def at_tuned(rows: pd.DataFrame, records: Iterable[Record], model: str) -> pd.DataFrame:
-    """Of rows of :func:`small_language_runs`, one or more a run: under Sparseout, and for each q at the p that its
+    """Of rows of :func:`small_language_runs`, one or more per run: under Sparseout, and for each q at the p that its
     search chose (:func:`bridgeout_lite.studies.language.study.tuned`)."""
     if not len(rows):
         return rows

@@ -201,7 +201,7 @@ def tuned_p(records: Iterable[Record]) -> dict[float, float]:
 
 
 def structured_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run of :func:`structured_output` at chosen weights and p, those of the search that were not chosen left
+    """A row per run of :func:`structured_output` at chosen weights and p, those of the search that were not chosen left
     out: dataset, labels, unlabelled, variant, method, p, q, seed, what was measured, and the experiment's weights."""
     rows = []
     for record in runs_of(records, task="structured-output"):
