@@ -32,7 +32,7 @@ from .base import (
 )
 from .images import PLACES, Experiment
 from .measures import layers_frame
-from .mechanisms import LADDERS, RECIPE, tuned_decay
+from .mechanisms import FEW_IMAGES, LADDERS, RECIPE, tuned_decay
 from .search import Ladder, search_then
 
 EXPONENTS = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -147,15 +147,11 @@ def _denser_is_better(rows: pd.DataFrame) -> Finding:
     return judged(gaps, said, how, matters=0.5, spec="+.2f", regime=_regime(rows))
 
 
-_SCALE = (
-    "a ReLU network of six convolutions, 16 to 32 channels, 2,500 images of CIFAR-10, 30 epochs, weight decay tuned"
-)
-
 SECTION = Section(
     "Sparseout where a network overfits",
     "Few images, learned by heart without a regulariser; p is chosen for each q on validation images.",
     tuple(
-        Claim(claim, source, NO_NUMBER, _SCALE, "`bridgeout sweep activations-few`", find, few_frame, kind, name)
+        Claim(claim, source, NO_NUMBER, FEW_IMAGES, "`bridgeout sweep activations-few`", find, few_frame, kind, name)
         for name, claim, source, kind, find in (
             *(
                 (

@@ -45,6 +45,7 @@ from .base import (
     Regime,
     Section,
     Study,
+    Table,
     judged,
     list_gaps,
 )
@@ -474,28 +475,25 @@ def compare(
     return find
 
 
-_SCALE = (
-    "a ReLU network of six convolutions, 16 to 32 channels, 2,500 images of CIFAR-10, 30 epochs, weight decay tuned; "
-    "on the 32 features before the classifier"
+# The networks and data of all studies on few images, for their claims.
+FEW_IMAGES = (
+    "a ReLU network of six convolutions, 16 to 32 channels, 2,500 images of CIFAR-10, 30 epochs, weight decay tuned"
 )
+
+
+def questions(rows: Iterable[tuple[str, str, Judge]], place: str, sweep: str, table: Table) -> tuple[Claim, ...]:
+    """The questions of a study of mechanisms: of each row its name, what is asked, and what judges it."""
+    source = "asked by this book, after Wei, Kakade & Ma 2020"
+    about = (source, NO_NUMBER, f"{FEW_IMAGES}; on {place}", f"`bridgeout sweep {sweep}`")
+    return tuple(Claim(claim, *about, find, table, QUESTION, name) for name, claim, find in rows)
+
 
 SECTION = Section(
     "Penalty or noise, on the last features",
     "The same q by several mechanisms, where theory is exact up to second order: noise, noise averaged over many draws "
     "in each step, and the explicit penalty that theory gives for it.",
-    tuple(
-        Claim(
-            claim,
-            "asked by this book, after Wei, Kakade & Ma 2020",
-            NO_NUMBER,
-            _SCALE,
-            "`bridgeout sweep mechanisms`",
-            find,
-            mechanisms_frame,
-            QUESTION,
-            name,
-        )
-        for name, claim, find in (
+    questions(
+        (
             (
                 "penalty-or-noise-accuracy",
                 "The penalty alone gives the test accuracy that the noise gives",
@@ -516,7 +514,10 @@ SECTION = Section(
                 "Noise on the last features adds to what tuned weight decay gives in test accuracy",
                 compare("test_accuracy", "noise", "none", "points", "+.2f", matters=0.5),
             ),
-        )
+        ),
+        "the 32 features before the classifier",
+        "mechanisms",
+        mechanisms_frame,
     ),
 )
 

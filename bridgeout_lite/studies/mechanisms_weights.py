@@ -32,10 +32,10 @@ from ..runs.records import Record, rounded
 from ..sparsity import hoyer
 from ..training import Recipe, fit
 from .adaptive import Adaptive
-from .base import NO_NUMBER, QUESTION, Claim, Section, Study
+from .base import Section, Study
 from .curves import measure_pruning
 from .experiment import ImageExperiment, Run, accuracies, columns
-from .mechanisms import RECIPE, WATCHED, compare, dial_rows, power, tuned_decay
+from .mechanisms import RECIPE, WATCHED, compare, dial_rows, power, questions, tuned_decay
 from .search import Ladder, search_then
 
 NEEDS: dict[str, str] = {"none": "", "noise": "p", "penalty": "p", "sum": "strength", "factors": "strength"}
@@ -313,27 +313,11 @@ def weights_frame(records: Iterable[Record]) -> pd.DataFrame:
     )
 
 
-_SCALE = (
-    "a ReLU network of six convolutions, 16 to 32 channels, 2,500 images of CIFAR-10, 30 epochs, weight decay tuned; "
-    "on the weights of its convolutions"
-)
-
 SECTION = Section(
     "Penalty or noise, on weights",
     "As above for Bridgeout's noise on all convolutions, where theory is a heuristic.",
-    tuple(
-        Claim(
-            claim,
-            "asked by this book, after Wei, Kakade & Ma 2020",
-            NO_NUMBER,
-            _SCALE,
-            "`bridgeout sweep mechanisms-weights`",
-            find,
-            weights_frame,
-            QUESTION,
-            name,
-        )
-        for name, claim, find in (
+    questions(
+        (
             (
                 "penalty-or-noise-weights-accuracy",
                 "The penalty alone gives the test accuracy that the noise gives: weights",
@@ -344,7 +328,10 @@ SECTION = Section(
                 "The penalty alone gives the sparsity of weights that the noise gives",
                 compare("hoyer", "noise", "penalty", "of Hoyer's measure", "+.3f", within=0.02),
             ),
-        )
+        ),
+        "the weights of its convolutions",
+        "mechanisms-weights",
+        weights_frame,
     ),
 )
 

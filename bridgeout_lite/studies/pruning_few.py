@@ -33,7 +33,7 @@ from .base import (
 )
 from .curves import CHOSEN_AT, curves_frame
 from .images import Experiment
-from .mechanisms import RECIPE, tuned_decay
+from .mechanisms import FEW_IMAGES, RECIPE, tuned_decay
 from .search import Ladder, search_then
 
 SEARCHED, REPEATED = 1, 5
@@ -184,10 +184,7 @@ def _ahead(curve: str, amounts: tuple[float, ...], rivals: tuple[str, ...], *, s
     return find
 
 
-_SCALE = (
-    "a ReLU network of six convolutions, 16 to 32 channels, 2,500 images of CIFAR-10, 30 epochs, weight decay tuned; "
-    "the published networks are VGG-16 and residual ones on all images"
-)
+_SCALE = f"{FEW_IMAGES}; the published networks are VGG-16 and residual ones on all images"
 _COMMAND = "`bridgeout sweep pruning-few`"
 _PAPER = "Khan & Stavness 2020; on a network that overfits, where noise has something to do"
 _ASKED = "asked by this book"

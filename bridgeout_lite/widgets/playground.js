@@ -1,4 +1,4 @@
-import { figure, fromAddress, need, show, tiles, toAddress } from "./toolkit.js";
+import { copyLink, figure, fromAddress, need, show, tiles, toAddress } from "./toolkit.js";
 
 export const PENALTY = "L_q penalty", NONE = "none";
 const CURVES = ["steps", "train_loss", "loss", "accuracy", "hoyer", "gini", "near_zero", "activations"];
@@ -164,17 +164,7 @@ export default figure((fig) => {
     }
     fig.redraw();
   });
-  const link = fig.button("Copy link", async () => {
-    const address = location.href.replace(/#.*/, "") + toAddress(ADDRESS, Object.fromEntries(keys.map((key) => [key, get(key)])));
-    try {
-      await navigator.clipboard.writeText(address);
-      link.textContent = "Link copied";
-    } catch {
-      if (alone) location.replace(address);
-      link.textContent = "Link in the address bar";
-    }
-    setTimeout(() => { link.textContent = "Copy link"; }, 2000);
-  });
+  copyLink(fig, () => toAddress(ADDRESS, Object.fromEntries(keys.map((key) => [key, get(key)]))), alone);
   fig.controls();
   const caption = () => {
     const { method, p, q } = settings();

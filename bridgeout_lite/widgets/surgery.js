@@ -1,4 +1,4 @@
-import { figure, fromAddress, html, need, show, tiles, toAddress } from "./toolkit.js";
+import { copyLink, figure, fromAddress, html, need, show, tiles, toAddress } from "./toolkit.js";
 
 const ADDRESS = "surgery"; // the first word of the address's state
 const THUMBS = 24, SHOWN = 48; // pictures of images whose answer changed, and their size
@@ -125,17 +125,7 @@ export default figure((fig) => {
   };
   const toggle = fig.button("Compute here", () => (wanted ? (stop(), fig.redraw()) : run(false)));
   fig.button("Whole curve", () => run(true));
-  const link = fig.button("Copy link", async () => {
-    const address = location.href.replace(/#.*/, "") + toAddress(ADDRESS, state());
-    try {
-      await navigator.clipboard.writeText(address);
-      link.textContent = "Link copied";
-    } catch {
-      if (alone) location.replace(address);
-      link.textContent = "Link in the address bar";
-    }
-    setTimeout(() => { link.textContent = "Copy link"; }, 2000);
-  });
+  copyLink(fig, () => toAddress(ADDRESS, state()), alone);
   fig.controls();
   let first = true;
   fig.follow(["network", "treatment"], () => { whole = false; });

@@ -187,6 +187,22 @@ export function tiles(fig, title, description, width = WIDTH, height = HEIGHT) {
   };
 }
 
+/** A button that copies the page's address with the state `hash()`. Where the clipboard is closed to the page, the
+ * address itself takes the state, if this figure is `alone` on it. */
+export function copyLink(fig, hash, alone) {
+  const link = fig.button("Copy link", async () => {
+    const address = location.href.replace(/#.*/, "") + hash();
+    try {
+      await navigator.clipboard.writeText(address);
+      link.textContent = "Link copied";
+    } catch {
+      if (alone) location.replace(address);
+      link.textContent = "Link in the address bar";
+    }
+    setTimeout(() => { link.textContent = "Copy link"; }, 2000);
+  });
+}
+
 /** Of controls the values that stand in an address whose state begins with `word`, as far as the controls have them. */
 export function fromAddress(word, hash, controls) {
   const found = {}, words = new URLSearchParams(hash.replace(/^#/, ""));
