@@ -84,7 +84,7 @@ seeds: env  ## whether what chapters assert holds for other seeds: CHAPTERS="04 
 matrix:  ## lint, unit tests and a chapter on each of Python 3.10 to 3.13 that is found
 	$(PYTHON) .ci/matrix.py
 
-colab:  ## first cells of all chapters and chapters 1 to 4 with the versions that Colab has
+colab:  ## first cells of all chapters and chapters 1 to 3 with the versions that Colab has
 	$(PYTHON) .ci/colab.py
 
 clean:  ## remove the built book (not the environment)

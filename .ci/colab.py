@@ -2,7 +2,7 @@
 
 Makes an environment of .ci/colab.txt in _build/colab and runs there what a reader's fresh runtime runs: the first code
 cell of every chapter as it stands (it clones the book, here from this repository's last commit, and installs the
-package with --no-deps) and the cell after it; chapters 1 to 4 (COLAB_WHOLE="01 02") to the end, on the embedded
+package with --no-deps) and the cell after it; chapters 1 to 3 (COLAB_WHOLE="01 02") to the end, on the embedded
 digits. A package of Colab's that a chapter replaces is a failure. Prints a table; the exit status is 1 if anything
 failed. CHAPTERS="04 07" runs these only.
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import figures
+from .checks import check_choice
 from .data import CIFAR10_ARCHIVE, data_folder
 from .runs.provenance import package_version
 from .runs.records import Store, find_store, result_folders
@@ -17,7 +18,7 @@ from .training import pick_device
 if TYPE_CHECKING:
     from .predict import predict
 
-__all__ = ["check", "data_state", "predict", "results", "setup"]
+__all__ = ["check", "data_state", "predict", "results", "scale", "setup"]
 
 
 def __getattr__(name: str) -> Any:
@@ -59,6 +60,18 @@ def data_state() -> str:
     if os.environ.get("BRIDGEOUT_OFFLINE"):
         return "no CIFAR-10 here and downloads are off: scikit-learn's handwritten digits stand in"
     return "no CIFAR-10 here yet: it is fetched when first needed (170 MB), else handwritten digits stand in"
+
+
+def scale() -> str:
+    """The size at which live cells train: "gpu", as large as the recorded runs, where torch has a CUDA device; else
+    "cpu", about a minute on two cores. The environment variable BRIDGEOUT_SCALE chooses one of the two.
+
+    Raises:
+        ValueError: BRIDGEOUT_SCALE is something else.
+    """
+    chosen = os.environ.get("BRIDGEOUT_SCALE") or ("gpu" if torch.cuda.is_available() else "cpu")
+    check_choice(chosen, ("cpu", "gpu"), "BRIDGEOUT_SCALE")
+    return chosen
 
 
 def results(name: str) -> Store:

@@ -1,4 +1,4 @@
-"""Exercises of chapter 2."""
+"""Exercises of chapter 1, on activations."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exercises of chapter 3."""
+"""Exercises of chapter 2."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What is measured of a trained network by pruning it: the protocol of chapters 5 to 8, kept in records.
+"""What is measured of a trained network by pruning it: the protocol of chapters 5 to 7, kept in records.
 
 A *curve* is test accuracy against the share of pruned filters or weights under one treatment. All are one-shot except
 "fine-tuned", all rank by the L2 norm except where the name says otherwise. The validation accuracies of a few of them

@@ -1,7 +1,7 @@
 """The same penalty by several mechanisms: is it the noise that acts on a network, or the penalty that it stands for?
 
 All of them act on the last features of a network, those that its linear classifier reads. There network and loss are
-the softmax GLM of chapter 2 exactly, so theory tells the penalty; and several draws of the noise cost no more than
+the softmax GLM of chapter 1 exactly, so theory tells the penalty; and several draws of the noise cost no more than
 as many classifiers. The network is trained on few images, where without a regulariser it learns them by heart.
 
 * "noise": Sparseout on the features. With ``draws`` > 1 the loss of a step is the mean over that many independent draws

@@ -1,4 +1,4 @@
-"""Batch Bridgeout and its rivals where a network overfits: few images, pruned by the protocol of chapters 5 to 8.
+"""Batch Bridgeout and its rivals where a network overfits: few images, pruned by the protocol of chapters 5 to 7.
 
 The network and its training are those of the study of mechanisms. Each method's strength is searched with one seed and
 chosen by the validation accuracy of networks whose filters are removed and BatchNorm recalibrated; weight decay stands
@@ -227,7 +227,7 @@ SECTION = Section(
                 "few-images-batch-bridgeout-far-out",
                 "Batch Bridgeout is ahead when 50 to 70 % of the filters are removed and BatchNorm is recalibrated, "
                 "but nothing is trained on: few images",
-                "asked by this book, after the small VGG-11 of chapter 7 had shown it",
+                "asked by this book, after the small VGG-11 of chapter 6 had shown it",
                 NO_NUMBER,
                 QUESTION,
                 _ahead("removed, recalibrated", _FAR_OUT, _ALL),

@@ -17,7 +17,7 @@ def overview(records: Iterable[Record]) -> Figure:
     """The book in one figure: the noise, the penalty it makes, the sparsity it leaves in a network, and its price.
 
     Args:
-        records: the activation grid (chapter 4).
+        records: the activation grid (chapter 3).
     """
     use_style()
     fig, (noise, penalty, sparsity, accuracy) = panels(4, rows=2, width=11, height=7.4)

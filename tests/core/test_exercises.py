@@ -1,12 +1,11 @@
 """Exercises that take an answer: the book's solutions are right, near misses are not, and what is wrong is told."""
 
-import math
 import re
+import runpy
 from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from refusals import refused
 
 from bridgeout_lite.exercises import Choice, Number, exercise, seal, verdict
@@ -15,41 +14,12 @@ from bridgeout_lite.notebook import check
 CHAPTERS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def growth(a, p):
-    return p * torch.exp(-a) + (1 - p) * torch.exp(a * p / (1 - p))
-
-
-def ridge(X, y, p, q):
-    strength = p / (1 - p) * X.abs().pow(q).mean(0)
-    return torch.linalg.solve(X.T @ X / len(X) + torch.diag(strength), X.T @ y / len(X))
-
-
-RIGHT = {
-    "ex-01-a": 0.25 / math.expm1(0.25),
-    "ex-01-b": growth,
-    "ex-02-b": 0.1,
-    "ex-02-c": ridge,
-    "ex-03-b": "q = 2 only",
-    "ex-03-c": 0.53979,
-}
-WRONG = {
-    "ex-01-a": [(1.0, "too high, by about 10 %"), (-0.88, "wrong sign"), (torch.tensor(0.5), "too low, by about 40 %")],
-    "ex-01-b": [(lambda a, p: 1 + a**2 * p / (1 - p) / 2, "at a = -1.2, p = 0.1 it is off by -4 %")],
-    "ex-02-b": [(10.0, "too high, by over 100 %"), (0.01, "too low, by about 90 %")],
-    "ex-02-c": [
-        (lambda X, y, p, q: torch.linalg.lstsq(X, y[:, None]).solution[:, 0], "at p = 0.5, q = 2.0 the expected loss"),
-        (lambda X, y, p, q: ridge(X, y, p, 2.0), "at p = 0.3, q = 1.0 the expected loss still has a slope"),
-        (lambda X, y, p, q: ridge(X, y, p, q)[:, None], "4 weights for 4 features, and gives shape (4, 1)"),
-    ],
-    "ex-03-b": [("no q", "not this one"), ("every q", "not this one")],
-    "ex-03-c": [(0.586, "too high, by about 9 %"), (0.5, "too low, by about 7 %")],
-}
-BAD = {
-    "ex-01-a": [("takes one finite number", "a lot"), ("takes one finite number", float("nan"))],
-    "ex-01-b": [("takes a function M(a, p)", 3), ("ZeroDivisionError", lambda a, p: 1 / 0)],
-    "ex-02-c": [("takes a function best(X, y, p, q)", lambda X: X)],
-    "ex-03-b": [("did you mean 'q = 2 only'?", "q = 2")],
-}
+# For each exercise a right answer, wrong ones with what is said of them, and what is no answer at all.
+ANSWERS = [runpy.run_path(str(path)) for path in sorted((Path(__file__).parent / "answers").glob("ch*.py"))]
+RIGHT, WRONG, BAD = (
+    {name: answer for chapter in ANSWERS for name, answer in chapter[kind].items()}
+    for kind in ("RIGHT", "WRONG", "BAD")
+)
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -198,7 +198,7 @@ def test_stress_in_the_way_is_refused():
 
 
 def test_stress_on_whole_filters_would_be_undone_by_batchnorm():
-    """What chapter 13 says: a factor on a filter is divided out again, so stress acts on single weights."""
+    """What chapter 12 says: a factor on a filter is divided out again, so stress acts on single weights."""
     layers = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-12)).double().train()
     x = draw(4, 3, 8, 8)
     plain = layers(x)

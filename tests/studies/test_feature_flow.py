@@ -1,4 +1,4 @@
-"""Paths of features: lengths and angles by hand, blocks that can be cut out, and chapter 11's study."""
+"""Paths of features: lengths and angles by hand, blocks that can be cut out, and chapter 10's study."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Chapter 4: what q does to the activations of a network."""
+"""Chapter 3: what q does to the activations of a network."""
 
 from ..base import Study
 from ..images import runs_frame

@@ -1,4 +1,4 @@
-"""Chapter 4: what q does to the activations of a small CNN."""
+"""Chapter 3: what q does to the activations of a small CNN."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from ..images import Experiment
 
 
 def activation_grid(dataset: str = "cifar10") -> list[Experiment]:
-    """Chapter 4's grid: the small CNN on all training images, Sparseout behind every nonlinearity; three seeds.
+    """Chapter 3's grid: the small CNN on all training images, Sparseout behind every nonlinearity; three seeds.
 
     "smallcnn" over five q and four p; "smallcnn-plain", which has no BatchNorm, at three q and p = 0.2.
     """

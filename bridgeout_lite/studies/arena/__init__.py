@@ -1,4 +1,4 @@
-"""Chapter 12: every method on one network, with equal training, judged by what is left after filters are removed."""
+"""Chapter 11: every method on one network, with equal training, judged by what is left after filters are removed."""
 
 from ..base import Study
 from .claims import SECTION

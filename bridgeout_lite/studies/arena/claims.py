@@ -76,7 +76,7 @@ _SCALE = (
 
 SECTION = Section(
     "Rivals on the same networks",
-    "Claims on penalties, gates and pruned networks, tested in the arena of chapter 12, where every method has the "
+    "Claims on penalties, gates and pruned networks, tested in the arena of chapter 11, where every method has the "
     "same training and a strength chosen on validation images.",
     tuple(
         Claim(claim, source, published, _SCALE, "`bridgeout sweep arena`", find, arena.arena_frame)

@@ -401,6 +401,6 @@ def standings(records: Iterable[Record], seeds: int = 3) -> pd.DataFrame:
 
 
 def arena_runs() -> list[ArenaExperiment]:
-    """Chapter 12: on each of the arena's networks every contender at every strength with one seed, then at the chosen
+    """Chapter 11: on each of the arena's networks every contender at every strength with one seed, then at the chosen
     one with two more, and the controls trained from scratch."""
     return [e for network in NETWORKS for e in (*search(network), *repeats(network))]

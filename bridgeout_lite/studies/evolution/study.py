@@ -166,7 +166,7 @@ def _beside(checkpoint: str | Path | None, phase: object) -> Path | None:
 
 
 def lineages() -> list[EvolutionExperiment | TeacherExperiment]:
-    """Chapter 13's runs. Six teachers; then a VGG-11 of an eighth of the channels (0.15 M parameters) and four
+    """Chapter 12's runs. Six teachers; then a VGG-11 of an eighth of the channels (0.15 M parameters) and four
     generations of offspring, three epochs each, without stress and with controls, and under stress 0.5: on digits at
     F = 0.7 with five seeds, on 2,000 images of CIFAR-10 at F = 0.9 with three. Last, on digits, five more seeds of
     both kinds without controls: five leave the effect of stress open."""

@@ -102,7 +102,7 @@ _SCALE = (
 
 SECTION = Section(
     "What sparse features mean",
-    "Explanations by interpretation, tested in chapter 15 on drawn flowers whose telling part is known to the pixel, "
+    "Explanations by interpretation, tested in chapter 14 on drawn flowers whose telling part is known to the pixel, "
     "and on CIFAR-10.",
     tuple(
         Claim(

@@ -34,7 +34,7 @@ EXPLAINED_IMAGES = 120
 MUS = (1.0, 2.0, 5.0, 10.0, 20.0)
 SHARES = (0.3, 0.5)
 
-# The noise of the recorded sweep. At this p the validation accuracies of chapter 4's network on CIFAR-10 lie within a
+# The noise of the recorded sweep. At this p the validation accuracies of chapter 3's network on CIFAR-10 lie within a
 # point for all q: networks of about equal fit can be compared.
 SWEPT_Q = (1.0, 2.0, 3.0)
 SWEPT_P = 0.1
@@ -154,7 +154,7 @@ def measure_explanations(model: nn.Module, images: Images, mu: float, seed: int 
 
 
 def explanations() -> list[ExplanationExperiment]:
-    """Chapter 15's runs of the small CNN at half its width: on flowers whose disc tells the class, and on 4,000 images
+    """Chapter 14's runs of the small CNN at half its width: on flowers whose disc tells the class, and on 4,000 images
     of CIFAR-10, without noise and with Sparseout at ``SWEPT_Q`` and ``SWEPT_P``; then, without noise, on flowers whose
     disc and leaf tell it. Three seeds. The paper's code has mu = 5 for its flowers and 10 for photographs."""
     recipe = Recipe(epochs=7, batch_size=64, crop=2)

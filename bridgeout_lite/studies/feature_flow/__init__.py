@@ -1,4 +1,4 @@
-"""Chapter 11: networks trained to keep the paths of their features short and straight."""
+"""Chapter 10: networks trained to keep the paths of their features short and straight."""
 
 from ..base import Study
 from .claims import SECTION

@@ -1,4 +1,4 @@
-"""Chapter 11's study: residual networks trained to keep the paths of their features short and straight, then measured
+"""Chapter 10's study: residual networks trained to keep the paths of their features short and straight, then measured
 and pruned.
 
 Three kinds of thing are left out of such a network: single weights; filters, by :mod:`bridgeout_lite.pruning`; and
@@ -209,7 +209,7 @@ def measure_removal(model: nn.Module, images: Images, *, seed: int = 0) -> dict[
 
 
 def feature_flow() -> list[FlowExperiment]:
-    """Chapter 11's runs: the [3, 4, 6] residual network at a quarter of its width on 4,000 CIFAR-10 images, three
+    """Chapter 10's runs: the [3, 4, 6] residual network at a quarter of its width on 4,000 CIFAR-10 images, three
     seeds: without a penalty, also for half as many epochs, which costs accuracy as a strong penalty does; with a
     penalty on length or on curvature at two strengths, the stronger first; and on length in the L1 norm."""
     rounds: list[list[dict[str, Any]]] = [

@@ -1,4 +1,4 @@
-"""Chapter 9: language models, and what q does to them."""
+"""Chapter 8: language models, and what q does to them."""
 
 from ..base import Study
 from .claims import SECTION

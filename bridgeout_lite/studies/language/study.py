@@ -144,7 +144,7 @@ class LanguageExperiment(Experiment):
 
 
 def language_model() -> list[LanguageExperiment]:
-    """Chapter 9's runs on Penn Treebank, scaled down to two CPU cores: the first 40,000 of 929,589 training words, the
+    """Chapter 8's runs on Penn Treebank, scaled down to two CPU cores: the first 40,000 of 929,589 training words, the
     4,000 most frequent of them as vocabulary, models of 128 units in 2 layers (0.78 M parameters). 10 epochs of the
     LSTM and 4 of the transformer: without noise both then stand at about their best validation perplexity.
 

@@ -1,4 +1,4 @@
-"""Chapters 5 to 8: how networks survive pruning."""
+"""Chapters 5 to 7: how networks survive pruning."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Chapters 5 to 8: which networks are pruned by the protocol of :mod:`bridgeout_lite.studies.curves`."""
+"""Chapters 5 to 7: which networks are pruned by the protocol of :mod:`bridgeout_lite.studies.curves`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -42,7 +42,7 @@ def _runs(rows: Iterable[tuple[str, float, float, float]], **common: Any) -> lis
 
 
 def pruning_comparison() -> list[Experiment]:
-    """Chapters 5 to 8: a VGG-11 of a quarter of the channels (0.58 M parameters) on all of CIFAR-10's training images,
+    """Chapters 5 to 7: a VGG-11 of a quarter of the channels (0.58 M parameters) on all of CIFAR-10's training images,
     by the methods and strengths of ``PRUNING_SEARCH`` with one seed, and of ``PRUNING_REPEATED`` with two more. As
     controls, networks built without 50 % and 70 % of the filters, and networks trained without noise for two epochs,
     which start as low as those under much noise; three seeds."""

@@ -1,4 +1,4 @@
-"""Chapter 14: networks whose ends are shared with autoencoders of the inputs and of the answers."""
+"""Chapter 13: networks whose ends are shared with autoencoders of the inputs and of the answers."""
 
 from ..base import Study
 from .claims import SECTION

@@ -166,7 +166,7 @@ def searched_noise() -> list[StructuredExperiment]:
 
 
 def structured_output() -> list[StructuredExperiment]:
-    """Chapter 14's runs: the search, then seed by seed the ablation at the ``TUNED`` weights: labels alone, each
+    """Chapter 13's runs: the search, then seed by seed the ablation at the ``TUNED`` weights: labels alone, each
     autoencoder and both, for faces with unlabelled data and without, with five seeds; for halves of digits with
     unlabelled data, and Sparseout of three q on the code, each at its ``TUNED_P``, with three."""
     experiments = searched_structured()
