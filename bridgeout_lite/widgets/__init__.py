@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .learn import LearnWhileYouDrag
     from .noise_penalty import NoisePenalty
     from .playground import Playground
+    from .proximal import ProximalMaps
     from .pruning_explorer import PruningExplorer
     from .surgery import Surgery
 
@@ -22,6 +23,7 @@ _HOME = {
     "LearnWhileYouDrag": "learn",
     "NoisePenalty": "noise_penalty",
     "Playground": "playground",
+    "ProximalMaps": "proximal",
     "PruningExplorer": "pruning_explorer",
     "Surgery": "surgery",
 }
