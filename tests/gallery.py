@@ -279,6 +279,19 @@ GALLERY = {
         ),
         weight=2_300_000,
     ),
+    "Lineage": Shown(
+        "widgets.Lineage()",
+        [("generation", "ArrowRight", 3)],
+        {"generation": 5},
+        stops=(("law", "generation"), ("factor", "generation")),
+        refuses=(
+            ("factor", 0.1, "factor must be a number from 0.5 to 1"),
+            ("factor", math.nan, "factor must be a number from 0.5 to 1"),
+            ("law", "jungle", "law must be one of exp, rescaled; got 'jungle'"),
+            ("generation", 9, "generation must be a number from 0 to 8"),
+        ),
+        spoil=((lambda s: s.update(law="jungle"), "there is no law jungle"),),
+    ),
     "Headline": Shown(
         'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activations")), '
         'bl.studies.language.grid(bl.notebook.results("language")))',

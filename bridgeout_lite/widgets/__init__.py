@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .geometry import BridgeGeometry
     from .headline import Headline
     from .learn import LearnWhileYouDrag
+    from .lineage import Lineage
     from .noise_penalty import NoisePenalty
     from .playground import Playground
     from .proximal import ProximalMaps
@@ -21,6 +22,7 @@ _HOME = {
     "BridgeGeometry": "geometry",
     "Headline": "headline",
     "LearnWhileYouDrag": "learn",
+    "Lineage": "lineage",
     "NoisePenalty": "noise_penalty",
     "Playground": "playground",
     "ProximalMaps": "proximal",

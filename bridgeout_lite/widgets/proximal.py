@@ -86,8 +86,8 @@ class ProximalMaps(Figure):
     Shows the penalty beside L1; what is minimised, with its least point; the map with its dead zone; and, from least
     squares w, steps of size 0.2 on :math:`P(v) + \tfrac12(v-w)^2` by the gradient of P and by the proximal map of P.
 
-    The arguments are the controls: the penalty, its price mu, the exponent q (of the bridge penalty alone) and w. A ValueError for a
-    value outside of its control.
+    The arguments are the controls: the penalty, its price mu, the exponent q (of the bridge penalty alone) and w. A
+    ValueError for a value outside of its control.
     """
 
     file = "proximal"
