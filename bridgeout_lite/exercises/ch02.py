@@ -1,42 +1,48 @@
-"""Exercises of chapter 1, on activations."""
+"""Exercises of chapter 2."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import layer_norm
+import numpy as np
 
-from .. import noise, theory
-from . import Number, Property
+from .. import theory
+from . import Choice, Number, Property
 
 
-def _effect(scale: float) -> float:
-    """How much Sparseout at q = 1 and p = 1/2 moves a normalisation that follows it, of activations so scaled."""
-    h = torch.randn(200, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).relu() * scale
-    noisy = noise.sparseout(h, 0.5, 1.0, generator=torch.Generator().manual_seed(1))
-    moved = layer_norm(noisy, (50,), eps=0.0) - layer_norm(h, (50,), eps=0.0)
-    return moved.square().mean().sqrt().item()
+def _last_weight() -> float:
+    """The drop probability at which the lasso's path on the diabetes data loses its last weight, by bisection."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
+    low, high = 0.0, 0.9
+    for _ in range(20):
+        p = (low + high) / 2
+        weights = theory.bridge_path(x, y, np.array([0.5 * p / (1 - p)]), 1.0)[0]
+        low, high = (p, high) if weights.any() else (low, p)
+    return high
 
 
-def _best(best: Callable[[Tensor, Tensor, float, float], Any]) -> str:
-    """Whether the gradient of the expected loss vanishes at best(X, y, p, q)."""
-    generator = torch.Generator().manual_seed(3)
-    X = torch.randn(40, 4, generator=generator, dtype=torch.float64)
-    y = X @ torch.tensor([1.0, 0.0, -2.0, 0.5], dtype=torch.float64)
-    for p, q in ((0.5, 2.0), (0.3, 1.0), (0.6, 3.0)):
-        given = best(X, y, p, q)
-        if given is None or given is ...:
-            raise NotImplementedError
-        b = torch.as_tensor(given, dtype=torch.float64).detach().requires_grad_()
-        if b.shape != (4,):
-            return f"not yet: it should give 4 weights for 4 features, and gives shape {tuple(b.shape)}"
-        loss = 0.5 * (y - X @ b).square().mean() + theory.exact_penalty(X, b, p, q)
-        (slope,) = torch.autograd.grad(loss, b)
-        if slope.abs().max() > 1e-6:
-            return f"not yet: at p = {p}, q = {q} the expected loss still has a slope of {slope.abs().max():.1g}"
+def _cheapest(factors: Callable[[float, int], Any]) -> str:
+    """factors(w, D): D numbers with the product w and the least sum of squares, which is D |w|^(2/D)."""
+    for depth in (2, 3, 4):
+        for w in (0.7, -0.2, 5.0):
+            given = factors(w, depth)
+            if given is None or given is ...:
+                raise NotImplementedError
+            numbers = [float(number) for number in given]
+            at = f"not yet: at w = {w}, D = {depth} "
+            if len(numbers) != depth:
+                return at + f"it should give {depth} numbers, and gives {len(numbers)}"
+            if abs(math.prod(numbers) - w) > 1e-6 * abs(w):
+                return at + f"the product of yours is {math.prod(numbers):.3g}"
+            excess = sum(number**2 for number in numbers) / (depth * abs(w) ** (2 / depth)) - 1
+            if excess > 1e-6:
+                return at + f"the sum of squares is {100 * excess:.1g} % above the least"
     return ""
 
 
-b = Number(lambda: _effect(1e8) / _effect(1e6), within=0.02)  # where N is as good as linear
-c = Property(_best, "a function best(X, y, p, q) that gives the weights")
+a = Choice(("every q", "q = 1 only", "q = 2 only", "every q > 1", "no q"), "a3a1d4c7f33e")
+b = Number(_last_weight, within=0.005)
+c = Property(_cheapest, "a function factors(w, D) that gives D numbers")

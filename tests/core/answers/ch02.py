@@ -1,20 +1,24 @@
 """Answers to the exercises of chapter 2."""
 
-import torch
+import math
 
 
-def ridge(X, y, p, q):
-    strength = p / (1 - p) * X.abs().pow(q).mean(0)
-    return torch.linalg.solve(X.T @ X / len(X) + torch.diag(strength), X.T @ y / len(X))
+def equal(w, D):
+    size = abs(w) ** (1 / D)
+    return [math.copysign(size, w)] + [size] * (D - 1)
 
 
-RIGHT = {"ex-02-b": 0.1, "ex-02-c": ridge}
+RIGHT = {"ex-02-a": "q = 2 only", "ex-02-b": 0.53979, "ex-02-c": equal}
 WRONG = {
-    "ex-02-b": [(10.0, "too high, by over 100 %"), (0.01, "too low, by about 90 %")],
+    "ex-02-a": [("no q", "not this one"), ("every q", "not this one")],
+    "ex-02-b": [(0.586, "too high, by about 9 %"), (0.5, "too low, by about 7 %")],
     "ex-02-c": [
-        (lambda X, y, p, q: torch.linalg.lstsq(X, y[:, None]).solution[:, 0], "at p = 0.5, q = 2.0 the expected loss"),
-        (lambda X, y, p, q: ridge(X, y, p, 2.0), "at p = 0.3, q = 1.0 the expected loss still has a slope"),
-        (lambda X, y, p, q: ridge(X, y, p, q)[:, None], "4 weights for 4 features, and gives shape (4, 1)"),
+        (lambda w, D: [w] + [1.0] * (D - 1), "at w = 0.7, D = 2 the sum of squares is 6 % above the least"),
+        (lambda w, D: [abs(u) for u in equal(w, D)], "at w = -0.2, D = 2 the product of yours is 0.2"),
+        (lambda w, D: [w], "it should give 2 numbers, and gives 1"),
     ],
 }
-BAD = {"ex-02-c": [("takes a function best(X, y, p, q)", lambda X: X)]}
+BAD = {
+    "ex-02-a": [("did you mean 'q = 2 only'?", "q = 2")],
+    "ex-02-c": [("takes a function factors(w, D)", 3), ("TypeError", lambda w, D: w)],
+}
