@@ -57,7 +57,7 @@ def test_a_number_says_how_far_off_it_is_and_not_what_it_is():
 
 
 def test_a_choice_keeps_a_digest_of_its_own():
-    assert seal("ex-01-a", "yes") != seal("ex-01-b", "yes") and isinstance(exercise("ex-03-b"), Choice)
+    assert seal("ex-01-a", "yes") != seal("ex-01-b", "yes") and isinstance(exercise("ex-02-a"), Choice)
     assert Choice(("yes", "no"), seal("ex-01-a", "yes")).judge("ex-01-a", "yes") == ""
 
 
