@@ -14,7 +14,7 @@ def pixelwise(path):
 RIGHT = {"ex-10-a": "curvature", "ex-10-b": 25, "ex-10-c": relative}
 WRONG = {
     "ex-10-a": [("length", "not this one"), ("turning", "not this one")],
-    "ex-10-b": [(75, "too high, by over 100 %"), (6.25, "too low, by about 80 %")],
+    "ex-10-b": [(75, "too high, by over 100 %"), (12.5, "too low, by about 50 %")],
     "ex-10-c": [
         (lambda path: sum((b - a).norm() / a.norm() for a, b in pairwise(path)), "for a path of 2 points it is off by"),
         (pixelwise, "for a path of 2 points it is off by"),
