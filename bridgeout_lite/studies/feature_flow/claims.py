@@ -136,7 +136,7 @@ SECTION = Section(
             "-",
             "-",
             not_run(
-                "neither its tables nor its formula are known to us; the only VGG was one seed, live in chapter 10, "
+                "neither its tables nor its formula are known to us; no VGG was run, "
                 "and there is no fine-tuning in our runs"
             ),
         ),
