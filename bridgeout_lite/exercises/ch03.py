@@ -1,24 +1,29 @@
-"""Exercises of chapter 2."""
+"""Exercises of chapter 3."""
 
-import numpy as np
+import math
 
-from .. import theory
 from . import Choice, Number
 
 
-def _last_weight() -> float:
-    """The drop probability at which the lasso's path on the diabetes data loses its last weight, by bisection."""
-    from sklearn.datasets import load_diabetes
-
-    x, y = load_diabetes(return_X_y=True)
-    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
-    low, high = 0.0, 0.9
-    for _ in range(20):
-        p = (low + high) / 2
-        weights = theory.bridge_path(x, y, np.array([0.5 * p / (1 - p)]), 1.0)[0]
-        low, high = (p, high) if weights.any() else (low, p)
-    return high
+def _one_in_eight() -> float:
+    """Hoyer's measure of 128 units of which 16 are on, equally strong."""
+    return (math.sqrt(128) - math.sqrt(16)) / (math.sqrt(128) - 1)
 
 
-b = Choice(("every q", "q = 1 only", "q = 2 only", "every q > 1", "no q"), "89f6caee155c")
-c = Number(_last_weight, within=0.005)
+def _matched() -> float:
+    """The p at which noise with q = 1 on |z|, z normal with standard deviation 1/2, has the power of Dropout at 0.2."""
+    odds = 0.25 * 0.5 * math.sqrt(math.pi / 2)
+    return odds / (1 + odds)
+
+
+a = Number(_one_in_eight)
+b = Choice(
+    (
+        "the Gini index of the batch",
+        "the zero fraction image by image",
+        "the share of units that are never on",
+        "the rms of the layer",
+    ),
+    "2d7149d3f9dc",
+)
+c = Number(_matched, within=0.02)
