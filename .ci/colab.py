@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / "_build" / "colab"
 PINS = ROOT / ".ci" / "colab.txt"
-WHOLE = os.environ.get("COLAB_WHOLE", "01 02 03 04").split()
+WHOLE = os.environ.get("COLAB_WHOLE", "01 02 03").split()
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 

@@ -195,6 +195,20 @@ GALLERY = {
             (lambda s: s.update(controls={}), "cannot be drawn"),
         ),
     ),
+    "ProximalMaps": Shown(
+        "widgets.ProximalMaps()",
+        [("q", "ArrowLeft", 10)],
+        {"q": 0.5},
+        stops=(("kind", "mu"), ("q", "mu")),
+        live=("by_gradient",),  # for q < 1 a jitter that doubles the last digit in each step
+        refuses=(
+            ("kind", "L7", "kind must be one of bridge, L0, transformed L1, SCAD; got 'L7'"),
+            ("mu", -0.1, "mu must be a number from 0 to 1.5"),
+            ("q", 0.0, "q must be a number from 0.5 to 2"),
+            ("w", math.nan, "w must be a number from -3 to 3"),
+        ),
+        spoil=((lambda s: s.update(kind="L7"), "there is no penalty L7"), (lambda s: s.pop("w"), "w is not a number")),
+    ),
     "ActivationExplorer": Shown(
         'widgets.ActivationExplorer(bl.studies.activations.grid(bl.notebook.results("activations")))',
         [("q", "ArrowRight", 4)],
@@ -264,6 +278,19 @@ GALLERY = {
             (lambda s: s["index"].pop("costs"), "its answers do not fit its networks"),
         ),
         weight=2_300_000,
+    ),
+    "Lineage": Shown(
+        "widgets.Lineage()",
+        [("generation", "ArrowRight", 3)],
+        {"generation": 5},
+        stops=(("law", "generation"), ("factor", "generation")),
+        refuses=(
+            ("factor", 0.1, "factor must be a number from 0.5 to 1"),
+            ("factor", math.nan, "factor must be a number from 0.5 to 1"),
+            ("law", "jungle", "law must be one of exp, rescaled; got 'jungle'"),
+            ("generation", 9, "generation must be a number from 0 to 8"),
+        ),
+        spoil=((lambda s: s.update(law="jungle"), "there is no law jungle"),),
     ),
     "Headline": Shown(
         'widgets.Headline(bl.studies.activations.grid(bl.notebook.results("activations")), '

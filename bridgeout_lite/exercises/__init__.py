@@ -1,6 +1,6 @@
-"""Exercises that take an answer: ``check("ex-02-c", best)`` says right, or what is wrong with it, and not the solution.
+"""Exercises that take an answer: ``check("ex-01-b", best)`` says right, or what is wrong with it, and not the solution.
 
-The exercises of a chapter stand in a module of its own, ``ch02``, as ``c`` for ``ex-02-c``: a :class:`Number` that code
+The exercises of a chapter stand in a module of its own, ``ch01``, as ``b`` for ``ex-01-b``: a :class:`Number` that code
 computes, a :class:`Choice` of which only a salted digest is kept, or a :class:`Property` that a right answer has.
 """
 

@@ -37,7 +37,8 @@ class Finding:
         ours: all that was measured, with intervals. verdict: one of ``VERDICTS``. reason: why.
         scale: of the networks that were run, where that depends on the records.
         short: ``ours`` in a few words, for the table; empty where ``ours`` is short. n: seeds; 0 where there is no
-            chance in it. smallest: the smallest effect that n seeds could show, in words.
+            chance in it. smallest: the smallest effect that n seeds could show, in words. gaps: the differences that
+            were judged, by what they are of.
     """
 
     ours: str
@@ -47,6 +48,7 @@ class Finding:
     short: str = ""
     n: int = 0
     smallest: str = ""
+    gaps: Mapping[str, Gap] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -140,6 +142,7 @@ def judged(
         short=short,
         n=min(gap.n for gap in gaps.values()),
         smallest=f"{half:{spec.replace('+', '')}} {unit}",
+        gaps=dict(gaps),
     )
 
 

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from .geometry import BridgeGeometry
     from .headline import Headline
     from .learn import LearnWhileYouDrag
+    from .lineage import Lineage
     from .noise_penalty import NoisePenalty
     from .playground import Playground
+    from .proximal import ProximalMaps
     from .pruning_explorer import PruningExplorer
     from .surgery import Surgery
 
@@ -20,8 +22,10 @@ _HOME = {
     "BridgeGeometry": "geometry",
     "Headline": "headline",
     "LearnWhileYouDrag": "learn",
+    "Lineage": "lineage",
     "NoisePenalty": "noise_penalty",
     "Playground": "playground",
+    "ProximalMaps": "proximal",
     "PruningExplorer": "pruning_explorer",
     "Surgery": "surgery",
 }

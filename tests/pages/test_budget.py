@@ -10,7 +10,7 @@ import pytest
 
 CHAPTERS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 
-WORDS = (1500, 3000)  # of a chapter, displayed formulas left out
+WORDS = range(2000, 3001)  # of a chapter, displayed formulas left out
 BOOK = 42_000
 LINES, COLUMNS = 20, 84  # of a visible cell; longer lines are cut off on the page
 LOCKS = 3
@@ -58,10 +58,11 @@ def count(path: Path) -> Count:
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_keeps_to_its_budget(path):
     found = count(path)
-    assert WORDS[0] <= found.words <= WORDS[1], found
+    unasked = path.stem[:2] in UNASKED
+    assert found.words in WORDS or (unasked and found.words < WORDS.start), found
     assert found.lines <= LINES and found.columns <= COLUMNS, found
     assert found.most <= 1 and not found.loose, found  # one claim per cell, and one assertion for it
-    if path.stem[:2] not in UNASKED:
+    if not unasked:
         assert found.locks >= LOCKS and found.exercises >= EXERCISES, found
 
 

@@ -34,8 +34,8 @@ def test_chapter_is_stored_executed_and_checkable(path):
             assert "assert" in source, f"its output is ignored and nothing is asserted: {source[:60]}"
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_chapter_has_its_parts(path):
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.stem[:2] != "16"], ids=lambda p: p.stem)
+def test_chapter_has_its_parts(path):  # all but the appendix, which is looked up
     text = "\n".join(
         "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"
     )

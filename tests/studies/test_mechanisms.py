@@ -187,6 +187,10 @@ def test_the_search_goes_on_until_the_best_lies_between_neighbours():
             ladder = mechanisms.LADDERS[setting.dial]
             value = run.recipe.weight_decay if setting.dial == "weight_decay" else getattr(run, setting.dial)
             records.append(found(run, -abs(ladder.index(value) - ladder.index(truth[setting.dial])) + run.seed / 100))
+    order = [(r.spec["method"], r.spec["q"], r.spec["draws"]) for r in records if r.spec["method"] != "none"]
+    decisive = [(s.method, s.q, s.draws) for s in mechanisms.DECISIVE]
+    first_other = next(k for k, one in enumerate(order) if one not in decisive)
+    assert set(order[:first_other]) == set(decisive) and not set(order[first_other:]) & set(decisive)
     assert mechanisms.PLAIN.ladder().best(records) == 8e-3
     for setting in mechanisms.SETTINGS:
         assert setting.ladder(8e-3).best(records) == truth[setting.dial]

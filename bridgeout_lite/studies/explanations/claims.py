@@ -140,7 +140,7 @@ SECTION = Section(
                 _judge(_beats_gradients, +1, 3, _TRUTH, unit="of overlap"),
             ),
             (
-                "Networks trained for sparser activations need fewer features a class",
+                "Networks trained for sparser activations need fewer features per class",
                 _ASKED,
                 _judge(
                     _fewer,
