@@ -33,12 +33,12 @@ def _pooled(pooled: Callable[[Tensor, Tensor, int], Any]) -> str:
 
 a = Choice(
     (
-        "the mean of its pre-activation is far below zero",
-        "the mean of its pre-activation is far above zero",
+        "the mean of its pre-activation is many sigmas below zero",
+        "the mean of its pre-activation is many sigmas above zero",
         "its weights are large",
         "its bias is large",
     ),
-    "0b2347f87f71",
+    "75fd64d90ca5",
 )
 b = Number(lambda: 1 / math.sqrt(128 * 2 * 2), within=0.02)
 c = Property(_pooled, "a function pooled(means, variances, n) that gives a mean and a variance per channel")

@@ -8,12 +8,12 @@ def pooled(means, variances, n):
 
 
 RIGHT = {
-    "ex-06-a": "the mean of its pre-activation is far below zero",
+    "ex-06-a": "the mean of its pre-activation is many sigmas below zero",
     "ex-06-b": 0.0442,
     "ex-06-c": pooled,
 }
 WRONG = {
-    "ex-06-a": [("the mean of its pre-activation is far above zero", "not this one")],
+    "ex-06-a": [("the mean of its pre-activation is many sigmas above zero", "not this one")],
     "ex-06-b": [(0.08, "too high, by about 80 %"), (1 / 128, "too low, by about 80 %")],
     "ex-06-c": [
         (
@@ -25,7 +25,7 @@ WRONG = {
     ],
 }
 BAD = {
-    "ex-06-a": [("far below zero", "far below zero")],
+    "ex-06-a": [("many sigmas below zero", "far below zero")],
     "ex-06-b": [("takes one finite number", "small")],
     "ex-06-c": [("takes a function pooled(means, variances, n)", 3)],
 }
