@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..rivals import shrink_groups
-from . import Choice, Number, Property
+from . import Number, Property
 
 
 def _shorter() -> float:
@@ -34,6 +34,5 @@ def _relative(relative: Callable[[Sequence[Tensor]], Any]) -> str:
     return ""
 
 
-a = Choice(("length", "curvature", "turning"), "bfed43fe0f54")
-b = Number(_shorter)
-c = Property(_relative, "a function relative(path) of a list of tensors")
+a = Number(_shorter)
+b = Property(_relative, "a function relative(path) of a list of tensors")
