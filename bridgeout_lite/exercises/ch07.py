@@ -26,8 +26,8 @@ def _folded(fold: Callable[[nn.Conv2d, nn.BatchNorm2d], Any]) -> str:
     norm = nn.BatchNorm2d(5, eps=0.1).double().eval()
     with torch.no_grad():
         for values in (*conv.parameters(), *norm.parameters(), norm.running_mean):
-            values.copy_(torch.randn(values.shape, generator=generator, dtype=torch.float64))
-        norm.running_var.copy_(torch.rand(5, generator=generator, dtype=torch.float64) + 0.2)
+            values.copy_(torch.randn(values.shape, generator=generator, dtype=torch.float64))  # type: ignore[union-attr]
+        norm.running_var.copy_(torch.rand(5, generator=generator, dtype=torch.float64) + 0.2)  # type: ignore[union-attr]
         x = torch.randn(4, 3, 9, 9, generator=generator, dtype=torch.float64)
         before, wanted = conv(x), norm(conv(x))
         given = fold(conv, norm)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ..rivals import shrink_groups
+from ..rivals import shrink_groups  # type: ignore[attr-defined]
 from . import Choice, Number
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rivals import shrink_groups
+from ..rivals import shrink_groups  # type: ignore[attr-defined]
 from . import Number, Property
 
 
 def _shorter() -> float:
     """By how many per cent the last stage's branch is shorter where the first one's falls silent (s0 = 1, h = 1)."""
     branch = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
-    return 100 * (1 - shrink_groups(branch, 8 / 32).norm().item())
+    return 100 * (1 - shrink_groups(branch, 8 / 32).norm().item())  # type: ignore[no-any-return]
 
 
 def _relative(relative: Callable[[Sequence[Tensor]], Any]) -> str:

@@ -29,7 +29,7 @@ def _half_width(half_width: Callable[[np.ndarray], Any]) -> str:
         given = half_width(y)
         if given is None or given is ...:
             raise NotImplementedError
-        rows = pd.DataFrame(y).stack().rename_axis(["method", "seed"]).reset_index(name="value")
+        rows = pd.DataFrame(y).stack().rename_axis(["method", "seed"]).reset_index(name="value")  # type: ignore[call-overload]
         row = pooled(rows, "value", "method", 0).iloc[0]
         off = float(given) / ((row["high"] - row["low"]) / 2) - 1
         if abs(off) > 1e-6:

@@ -30,7 +30,7 @@ def _rebuild(rebuild: Callable[..., Any]) -> str:
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=draws))
     x = torch.rand(5, 12, generator=draws)
-    (W1, b1), (W2, b2) = ((layer.weight.detach(), layer.bias.detach()) for layer in list(model.layers)[:2])
+    (W1, b1), (W2, b2) = ((layer.weight.detach(), layer.bias.detach()) for layer in list(model.layers)[:2])  # type: ignore[operator]
     c1, c2 = (bias.detach() for bias in model.in_biases)
     given = rebuild(x, W1, b1, W2, b2, c2, c1)
     if given is None or given is ...:

@@ -77,7 +77,7 @@ def dead_zone(kind: str, mu: float, q: float) -> float:
         return mu
     if q > 1 or mu == 0:
         return 0.0
-    return (2 - q) / (2 * (1 - q)) * (2 * mu * (1 - q)) ** (1 / (2 - q))
+    return (2 - q) / (2 * (1 - q)) * (2 * mu * (1 - q)) ** (1 / (2 - q))  # type: ignore[no-any-return]
 
 
 class ProximalMaps(Figure):
