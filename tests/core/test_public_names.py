@@ -112,6 +112,8 @@ assert bl.cost.count(bl.build_model("smallcnn"), torch.zeros(1, 3, 32, 32))[0] >
 
 def test_what_takes_more_says_in_one_line_what_to_install():
     in_torch_only("""
+import os
+os.environ["BRIDGEOUT_DATA"] = "."  # where it is not set, the cache folder asks for pooch first
 model, images = bl.build_model("smallcnn"), None
 needs(lambda: bl.pruning.prune(model, 0.5, silence=True), "torch-pruning")
 needs(lambda: bl.pruning.curve(model, images, [0.5]), "pandas")
