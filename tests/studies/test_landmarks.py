@@ -213,7 +213,7 @@ def test_unlabelled_data_of_another_shape_are_refused(small_pool):
         dataclasses.replace(pairs, more_y=torch.zeros(7, 136))
     message = one_line(error)
     assert "unlabelled answers have shape (7, 136)" in message and "(10, 40)" in message and "leave them out" in message
-    with pytest.raises(ValueError, match="a row a pair"):
+    with pytest.raises(ValueError, match="one row per pair"):
         dataclasses.replace(pairs, valid_y=pairs.valid_y[:3])
     assert isinstance(dataclasses.replace(pairs, more_x=torch.zeros(0, 256)), Pairs)
 

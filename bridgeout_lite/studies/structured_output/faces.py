@@ -211,7 +211,7 @@ class Pairs:
             x, y = getattr(self, part + "x"), getattr(self, part + "y")
             if x.dim() != 2 or y.dim() != 2 or len(x) != len(y):
                 raise ValueError(
-                    f"{part}x and {part}y must be matrices with a row a pair, got {tuple(x.shape)} and {tuple(y.shape)}"
+                    f"{part}x and {part}y must be matrices, one row per pair, got {tuple(x.shape)} and {tuple(y.shape)}"
                 )
             if not len(x):
                 raise ValueError(f"{part}x and {part}y are empty: each part needs at least one pair")
